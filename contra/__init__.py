@@ -1,0 +1,1 @@
+"""CONTRA: continuous trajectory alignment, an add-on to every method in `distillm`."""

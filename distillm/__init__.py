@@ -1,0 +1,1 @@
+"""Knowledge distillation: divergences, objective, on-policy sampling, and the runtime they share."""
