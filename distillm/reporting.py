@@ -1,0 +1,318 @@
+"""What a run says about itself: loggers, the one log line, the progress bar, the header saved with a run.
+
+A logger is anything with the three methods of `Logger`. The trainer talks to exactly one of them and never
+asks which: `make_logger` returns a `NullLogger` on every rank but the first.
+"""
+
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import platform
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from data_utils.errors import UserError
+from data_utils.files import atomic_file
+
+Record = Mapping[str, Any]
+
+PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "deepspeed", "numpy", "rouge-score")
+PROJECT = Path(__file__).resolve().parents[1]
+FINGERPRINT_BYTES = 1 << 20
+
+
+class Logger(Protocol):
+    """Receives one flat record (`step`, `epoch`, `loss`, …) per log interval and per validation."""
+
+    def log(self, record: Record) -> None:
+        """Record numbers; the record holds plain Python values and a `step`."""
+
+    def truncate_after(self, step: int) -> None:
+        """Forget what was recorded for later steps: the run resumes from `step`."""
+
+    def close(self) -> None:
+        """Finish writing."""
+
+
+class NullLogger:
+    """Records nothing (every rank but the first)."""
+
+    def log(self, record: Record) -> None:
+        """Do nothing."""
+
+    def truncate_after(self, step: int) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class MultiLogger:
+    """Hands every record to several loggers."""
+
+    def __init__(self, loggers: Sequence[Logger]) -> None:
+        self.loggers = list(loggers)
+
+    def log(self, record: Record) -> None:
+        for logger in self.loggers:
+            logger.log(record)
+
+    def truncate_after(self, step: int) -> None:
+        for logger in self.loggers:
+            logger.truncate_after(step)
+
+    def close(self) -> None:
+        for logger in self.loggers:
+            logger.close()
+
+
+class JsonLinesLogger:
+    """One JSON object a line, appended and flushed at once, so that a killed run keeps its history."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def log(self, record: Record) -> None:
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+    def truncate_after(self, step: int) -> None:
+        if not self.path.exists():
+            return
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        with atomic_file(self.path) as temporary:
+            temporary.write_text(
+                "".join(f"{line}\n" for line in lines if _is_until(line, step)), encoding="utf-8"
+            )
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def _is_until(line: str, step: int) -> bool:
+    """Whether a log line belongs to a step up to `step`; a line torn by a kill does not."""
+    try:
+        return json.loads(line).get("step", 0) <= step
+    except json.JSONDecodeError:
+        return False
+
+
+class TextLogger:
+    """One readable line a record, on the terminal and in a file; it keeps what interrupted attempts said."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def log(self, record: Record) -> None:
+        self._write(format_record(record))
+
+    def truncate_after(self, step: int) -> None:
+        self._write(f"resumed after step {step}")
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _write(self, line: str) -> None:
+        tqdm.write(line)  # does not tear a progress bar apart
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+class TensorBoardLogger:
+    """Scalars for TensorBoard."""
+
+    def __init__(self, folder: str | Path) -> None:
+        _require("tensorboard")
+        self.folder = str(folder)
+        self.writer: Any = None
+        self.truncate_after(-1)
+
+    def log(self, record: Record) -> None:
+        for name, value in _numbers(record):
+            self.writer.add_scalar(name, value, record["step"])
+
+    def truncate_after(self, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.close()
+        # TensorBoard hides what earlier files recorded from `purge_step` on.
+        self.writer = SummaryWriter(self.folder, purge_step=step + 1 if step >= 0 else None)
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+
+class WandbLogger:
+    """Scalars for Weights & Biases (project, entity and mode come from its own environment variables)."""
+
+    def __init__(self, folder: str | Path, configuration: Mapping[str, Any]) -> None:
+        _require("wandb")
+        import wandb
+
+        identity = hashlib.sha256(str(Path(folder).resolve()).encode()).hexdigest()[:16]
+        self.run = wandb.init(id=identity, resume="allow", dir=str(folder), config=dict(configuration))
+
+    def log(self, record: Record) -> None:
+        self.run.log(dict(_numbers(record)), step=record["step"])
+
+    def truncate_after(self, step: int) -> None:
+        """Nothing to do: the run is continued under its id, and steps recorded twice are ignored there."""
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+def _numbers(record: Record) -> list[tuple[str, float]]:
+    return [
+        (name, value) for name, value in record.items() if isinstance(value, (int, float)) and name != "step"
+    ]
+
+
+def _require(package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"logging to {package} was asked for, but it is not installed: pip install {package}")
+
+
+def make_logger(
+    save: str | Path, rank: int, report_to: Iterable[str] = (), configuration: Mapping[str, Any] | None = None
+) -> Logger:
+    """Return the logger of this rank: `log.jsonl` and `training.log` in `save`, and what `report_to` names.
+
+    Args:
+        save: the run's folder.
+        rank: only rank 0 writes.
+        report_to: any of `tensorboard`, `wandb`.
+        configuration: what Weights & Biases shows as the run's configuration.
+    """
+    if rank != 0:
+        return NullLogger()
+    save = Path(save)
+    loggers: list[Logger] = [JsonLinesLogger(save / "log.jsonl"), TextLogger(save / "training.log")]
+    for name in report_to:
+        if name == "tensorboard":
+            loggers.append(TensorBoardLogger(save / "tensorboard"))
+        elif name == "wandb":
+            loggers.append(WandbLogger(save, configuration or {}))
+        else:
+            raise UserError(f"cannot log to {name!r}: choose tensorboard or wandb")
+    return MultiLogger(loggers)
+
+
+def progress(
+    iterable: Iterable[Any] | None = None,
+    *,
+    total: int | None = None,
+    desc: str = "",
+    rank: int = 0,
+    initial: int = 0,
+) -> tqdm:
+    """Return a progress bar, on rank 0 only; where nobody watches (a file, CI) it speaks twice a minute."""
+    interval = 0.2 if sys.stderr.isatty() else 30.0
+    return tqdm(
+        iterable,
+        total=total,
+        desc=desc,
+        initial=initial,
+        disable=rank != 0,
+        mininterval=interval,
+        maxinterval=max(10.0, interval),
+        dynamic_ncols=True,
+    )
+
+
+def format_record(record: Record) -> str:
+    """Return the record as one line: `step 120 | epoch 2 | loss 1.234 | lr 0.0005`."""
+    return " | ".join(f"{name} {_format_value(value)}" for name, value in record.items())
+
+
+def _format_value(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def run_header(
+    arguments: Any, *, seed: int, global_batch_size: int, data_files: Iterable[str | Path] = ()
+) -> dict[str, Any]:
+    """Return what a run must save to be repeated, as plain JSON values.
+
+    Args:
+        arguments: the resolved configuration: dataclasses, `argparse.Namespace`s, or a mapping or list of them.
+        seed: the run's seed.
+        global_batch_size: rows of one optimiser step, over all ranks and micro-batches.
+        data_files: the files the run trains on; each is recorded with `fingerprint`.
+    """
+    return {
+        "command": sys.argv,
+        "arguments": _plain(arguments),
+        "seed": seed,
+        "global_batch_size": global_batch_size,
+        "data": {str(path): fingerprint(path) for path in data_files},
+        "commit": git_commit(),
+        "versions": package_versions(),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return a configuration value as JSON holds it; what JSON does not know becomes its text."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Namespace):
+        return _plain(vars(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def fingerprint(path: str | Path) -> str:
+    """Return `<size>:<hash of the size, the first and the last MiB>`: cheap for a file of any size."""
+    path = Path(path)
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        digest.update(file.read(FINGERPRINT_BYTES))
+        file.seek(max(0, size - FINGERPRINT_BYTES))
+        digest.update(file.read(FINGERPRINT_BYTES))
+    return f"{size}:{digest.hexdigest()[:16]}"
+
+
+def git_commit(folder: Path = PROJECT) -> str | None:
+    """Return the commit checked out in `folder` (`+changes` when edited); None outside git or without git."""
+    toplevel = _git(folder, "rev-parse", "--show-toplevel")
+    commit = _git(folder, "rev-parse", "--verify", "HEAD")
+    # A copy of this project inside somebody's repository must not report that repository's commit.
+    if not toplevel or not commit or Path(toplevel).resolve() != folder.resolve():
+        return None
+    return commit + ("+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of Python and of the installed packages that decide what a run computes."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,142 @@
+"""Guarantees of distillm/reporting.py."""
+
+import argparse
+import dataclasses
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from data_utils.errors import UserError
+from distillm import reporting
+from distillm.reporting import (
+    JsonLinesLogger,
+    MultiLogger,
+    NullLogger,
+    TextLogger,
+    fingerprint,
+    format_record,
+    git_commit,
+    make_logger,
+    progress,
+    run_header,
+)
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_records_are_appended_across_attempts(tmp_path):
+    path = tmp_path / "run" / "log.jsonl"
+    JsonLinesLogger(path).log({"step": 1, "loss": 2.0})
+    JsonLinesLogger(path).log({"step": 2, "loss": 1.5})
+    assert read(path) == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}]
+
+
+def test_resuming_drops_later_steps_and_a_torn_line(tmp_path):
+    path = tmp_path / "log.jsonl"
+    logger = JsonLinesLogger(path)
+    for step in (10, 20, 30):
+        logger.log({"step": step})
+    with open(path, "a") as file:
+        file.write('{"step": 4')
+    logger.truncate_after(20)
+    logger.log({"step": 21})
+    assert [record["step"] for record in read(path)] == [10, 20, 21]
+
+
+def test_resuming_without_a_log_is_fine(tmp_path):
+    JsonLinesLogger(tmp_path / "log.jsonl").truncate_after(5)
+    assert not (tmp_path / "log.jsonl").exists()
+
+
+def test_several_loggers_hear_the_same(tmp_path):
+    logger = MultiLogger([JsonLinesLogger(tmp_path / "a"), TextLogger(tmp_path / "b"), NullLogger()])
+    logger.log({"step": 1, "loss": 0.123456})
+    logger.truncate_after(0)
+    logger.close()
+    assert read(tmp_path / "a") == []
+    assert (tmp_path / "b").read_text() == "step 1 | loss 0.1235\nresumed after step 0\n"
+
+
+def test_only_the_first_rank_writes(tmp_path):
+    make_logger(tmp_path / "other", rank=1).log({"step": 1})
+    make_logger(tmp_path / "first", rank=0).log({"step": 1})
+    assert not (tmp_path / "other").exists()
+    assert sorted(path.name for path in (tmp_path / "first").iterdir()) == ["log.jsonl", "training.log"]
+
+
+def test_an_absent_or_unknown_logger_is_one_clear_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(reporting.importlib.util, "find_spec", lambda name: None)
+    for name in ("tensorboard", "wandb"):
+        with pytest.raises(UserError, match=f"pip install {name}"):
+            make_logger(tmp_path, rank=0, report_to=[name])
+    with pytest.raises(UserError, match="choose tensorboard or wandb"):
+        make_logger(tmp_path, rank=0, report_to=["stdout"])
+
+
+def test_the_log_line_is_short_and_keeps_the_order():
+    record = {"step": 120, "epoch": 2, "loss": 1.23456789, "lr": 5e-4, "case": "replayed", "best": True}
+    assert format_record(record) == "step 120 | epoch 2 | loss 1.235 | lr 0.0005 | case replayed | best True"
+
+
+def test_progress_bars_stay_silent_on_other_ranks_and_short_in_files(capfd):
+    assert list(progress(range(3), rank=1)) == [0, 1, 2]
+    assert capfd.readouterr().err == ""
+    assert sum(progress(range(100_000), desc="rows")) == 4_999_950_000
+    assert len(capfd.readouterr().err) < 400
+
+
+@dataclasses.dataclass
+class Options:
+    lr: float = 5e-4
+    save: Path = Path("results")
+    names: tuple[str, ...] = ("dolly",)
+
+
+def test_the_header_is_json_and_complete(tmp_path):
+    data = tmp_path / "train_0.bin"
+    data.write_bytes(b"1234")
+    arguments = {"train": Options(), "other": argparse.Namespace(seed=10, limit=None)}
+    header = run_header(arguments, seed=10, global_batch_size=16, data_files=[data])
+    assert json.loads(json.dumps(header)) == header
+    assert header["arguments"] == {
+        "train": {"lr": 5e-4, "save": "results", "names": ["dolly"]},
+        "other": {"seed": 10, "limit": None},
+    }
+    assert (header["seed"], header["global_batch_size"]) == (10, 16)
+    assert header["data"][str(data)].startswith("4:")
+    assert {"python", "torch", "transformers"} <= header["versions"].keys()
+
+
+def test_the_fingerprint_sees_size_start_and_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(reporting, "FINGERPRINT_BYTES", 4)
+    seen = set()
+    for number, content in enumerate(
+        (b"abcdefghijkl", b"Xbcdefghijkl", b"abcdefghijkX", b"abcdefghijklm", b"")
+    ):
+        path = tmp_path / str(number)
+        path.write_bytes(content)
+        seen.add(fingerprint(path))
+    assert len(seen) == 5
+
+
+def test_the_commit_is_none_outside_git_and_inside_a_foreign_repository(tmp_path):
+    assert git_commit(tmp_path) is None
+    assert git_commit(tmp_path / "absent") is None
+    if shutil.which("git") is None:
+        pytest.skip("needs git")
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    (tmp_path / "file").write_text("one")
+    subprocess.run(["git", "-C", str(tmp_path), "add", "file"], check=True)
+    subprocess.run(["git", *identity, "-C", str(tmp_path), "commit", "-q", "-m", "x"], check=True)
+    commit = git_commit(tmp_path)
+    assert commit is not None and len(commit) == 40
+    (tmp_path / "file").write_text("two")
+    assert git_commit(tmp_path) == commit + "+changes"
+    (tmp_path / "inner").mkdir()
+    assert git_commit(tmp_path / "inner") is None
