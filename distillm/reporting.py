@@ -246,7 +246,7 @@ def run_header(
     """Return what a run must save to be repeated, as plain JSON values.
 
     Args:
-        arguments: the resolved configuration: dataclasses, `argparse.Namespace`s, or a mapping or list of them.
+        arguments: the resolved configuration: dataclass, `argparse.Namespace`, or a mapping or list of them.
         seed: the run's seed.
         global_batch_size: rows of one optimiser step, over all ranks and micro-batches.
         data_files: the files the run trains on; each is recorded with `fingerprint`.
