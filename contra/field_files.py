@@ -1,0 +1,96 @@
+"""A trained velocity field and projector on disk: `{velocity_field,projector}.{json,safetensors}`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from contra.projector import Projector
+from contra.velocity_field import VelocityField
+from data_utils.errors import UserError
+from data_utils.files import atomic_file, write_json
+
+VELOCITY_FIELD = "velocity_field"
+PROJECTOR = "projector"
+
+
+def save_field(folder: str | Path, velocity_field: VelocityField, projector: Projector) -> None:
+    """Write both into a folder; `velocity_field.json` comes last, so its presence marks a complete save."""
+    projector_shape = {"student_size": projector.student_size, "teacher_size": projector.teacher_size}
+    field_shape = {
+        "hidden_size": velocity_field.hidden_size,
+        "width": velocity_field.width,
+        "num_pairs": velocity_field.num_pairs,
+        "num_blocks": velocity_field.num_blocks,
+        "dropout": velocity_field.dropout,
+    }
+    _save(Path(folder), PROJECTOR, projector, projector_shape)
+    _save(Path(folder), VELOCITY_FIELD, velocity_field, field_shape)
+
+
+def load_field(
+    velocity_field_folder: str | Path,
+    projector_folder: str | Path,
+    student_size: int,
+    teacher_size: int,
+    num_pairs: int,
+) -> tuple[VelocityField, Projector]:
+    """Load both on the CPU and check that they fit the models' widths and the number of layer pairs."""
+    field_shape = _load_shape(Path(velocity_field_folder), VELOCITY_FIELD)
+    projector_shape = _load_shape(Path(projector_folder), PROJECTOR)
+    _check(velocity_field_folder, field_shape, "hidden_size", teacher_size, "the teacher's hidden size")
+    _check(
+        velocity_field_folder, field_shape, "num_pairs", num_pairs, "the layer pairs of --num-distill-layers"
+    )
+    _check(projector_folder, projector_shape, "student_size", student_size, "the student's hidden size")
+    _check(projector_folder, projector_shape, "teacher_size", teacher_size, "the teacher's hidden size")
+    velocity_field = _build(VelocityField, Path(velocity_field_folder), VELOCITY_FIELD, field_shape)
+    projector = _build(Projector, Path(projector_folder), PROJECTOR, projector_shape)
+    return velocity_field, projector
+
+
+def _save(folder: Path, name: str, module: nn.Module, shape: dict[str, Any]) -> None:
+    with atomic_file(folder / f"{name}.safetensors") as temporary:
+        save_file(
+            {key: tensor.detach().cpu().contiguous() for key, tensor in module.state_dict().items()},
+            temporary,
+        )
+    write_json(folder / f"{name}.json", shape)
+
+
+def _load_shape(folder: Path, name: str) -> dict[str, Any]:
+    for path in (folder / f"{name}.json", folder / f"{name}.safetensors"):
+        if not path.is_file():
+            raise UserError(
+                f"{path} is missing; train it with train_velocity_field.py or give the folder that holds it"
+            )
+    try:
+        shape = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{folder / name}.json is not JSON ({error}); train it again") from error
+    if not isinstance(shape, dict):
+        raise UserError(f"{folder / name}.json does not describe a {name}; train it again")
+    return shape
+
+
+def _check(folder: str | Path, shape: dict[str, Any], key: str, expected: int, meaning: str) -> None:
+    if shape.get(key) != expected:
+        raise UserError(
+            f"{folder} was trained with {key} {shape.get(key)}, but {meaning} is {expected}; "
+            "train the velocity field for these models"
+        )
+
+
+def _build(kind: type, folder: Path, name: str, shape: dict[str, Any]) -> Any:
+    try:
+        module = kind(**shape)
+        module.load_state_dict(load_file(folder / f"{name}.safetensors"))
+    except (TypeError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{folder / name}.safetensors does not fit {name}.json ({reason}); train it again"
+        ) from error
+    return module
