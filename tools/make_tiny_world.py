@@ -1,0 +1,160 @@
+"""Write the data of the `tiny` family: an instruction set, five test sets and a corpus, all invented.
+
+    python3 tools/make_tiny_world.py --output data/tiny
+
+writes <output>/dolly/{train,dev,valid}.jsonl, <output>/{self-inst,vicuna}/valid.jsonl,
+<output>/{sinst,uinst}/11_/valid.jsonl and <output>/openwebtext/data.txt in the formats of the real data, and
+<output>/teacher/{train,dev}.jsonl: more rows of the same kind for the teacher, the student's among them.
+Needs no network; the same options give the same bytes.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data_utils.errors import UserError, run_as_script
+from data_utils.files import atomic_file
+from data_utils.prompts import format_prompt
+from data_utils.randomness import keyed_generator
+from tools.tiny_world import (
+    CLOSED,
+    DOCUMENTS,
+    EVERY,
+    OPEN,
+    WITH_INPUT,
+    Draw,
+    Example,
+    Task,
+    World,
+    make_people,
+)
+
+MOST_TRIES = 50  # for a row whose prompt is not taken yet, before the world counts as exhausted
+MOST_REFERENCES = 12
+
+# test set -> folder, tasks, whether its combinations of wording and topic are unseen elsewhere
+TEST_SETS: dict[str, tuple[str, Sequence[Task], bool]] = {
+    "dolly": ("dolly", EVERY, False),
+    "self_inst": ("self-inst", EVERY, True),
+    "vicuna": ("vicuna", OPEN[:4], False),
+    "sinst": ("sinst/11_", WITH_INPUT, False),
+    "uinst": ("uinst/11_", CLOSED + WITH_INPUT + OPEN, False),
+}
+Prompt = tuple[str, str]
+
+
+class Author:
+    """Writes rows about one world; what `reserved` holds is never asked again."""
+
+    def __init__(self, world: World, seed: int):
+        self.world = world
+        self.seed = seed
+        self.reserved: set[Prompt] = set()
+
+    def rows(
+        self, name: str, count: int, tasks: Sequence[Task], unseen: bool = False, reserve: bool = True
+    ) -> list[Example]:
+        """Return `count` rows, the tasks in turn; a reserved prompt occurs once, in this set only."""
+        rows = []
+        for index in range(count):
+            example = self.fresh_row(name, index, tasks, unseen)
+            if reserve:
+                self.reserved.add((example.instruction, example.input))
+            rows.append(example)
+        return rows
+
+    def fresh_row(self, name: str, index: int, tasks: Sequence[Task], unseen: bool) -> Example:
+        generator = keyed_generator(self.seed, f"tiny world {name}", index)
+        draw = Draw(generator, unseen)
+        for attempt in range(MOST_TRIES):
+            example = tasks[(index + attempt) % len(tasks)](self.world, draw)
+            if (example.instruction, example.input) not in self.reserved:
+                return Example(
+                    example.instruction, example.input, draw.some(example.outputs, MOST_REFERENCES)
+                )
+        raise UserError(
+            f"set '{name}': no new prompt after {index} rows; ask for fewer rows than {index + 1}"
+        )
+
+
+def to_record(example: Example, output: str | list[str]) -> dict[str, Any]:
+    record: dict[str, Any] = {"instruction": example.instruction, "input": example.input, "output": output}
+    return {**record, "prompt": format_prompt(record)}
+
+
+def write_rows(path: Path, rows: Iterable[Example], with_references: bool) -> None:
+    """Write one JSON object a line; training rows carry one answer, the others every reference."""
+    write_lines(
+        path, (json.dumps(to_record(row, row.outputs if with_references else row.outputs[0])) for row in rows)
+    )
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as stream:
+        stream.writelines(f"{line}\n" for line in lines)
+
+
+def write_world(options: argparse.Namespace) -> None:
+    world = make_people(keyed_generator(options.seed, "tiny people"))
+    author = Author(world, options.seed)
+    for name, (folder, tasks, unseen) in TEST_SETS.items():
+        rows = author.rows(name, options.test_num, tasks, unseen)
+        write_rows(options.output / folder / "valid.jsonl", rows, with_references=True)
+    dev = author.rows("dev", options.dev_num, EVERY)
+    train = author.rows("train", options.teacher_train_num, EVERY, reserve=False)
+    assert not author.reserved & {(row.instruction, row.input) for row in train}
+    for folder, count in (("dolly", options.train_num), ("teacher", options.teacher_train_num)):
+        write_rows(options.output / folder / "train.jsonl", train[:count], with_references=False)
+        write_rows(options.output / folder / "dev.jsonl", dev, with_references=True)
+    write_lines(
+        options.output / "openwebtext" / "data.txt", documents(world, options.seed, options.documents)
+    )
+
+
+def documents(world: World, seed: int, count: int) -> Iterable[str]:
+    for index in range(count):
+        draw = Draw(keyed_generator(seed, "tiny documents", index))
+        yield DOCUMENTS[index % len(DOCUMENTS)](world, draw)
+
+
+def positive(text: str) -> int:
+    """Parse a count; argparse turns the ValueError into one line."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, but is {value}")
+    return value
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.add_argument("--output", type=Path, default=Path("data/tiny"), help="folder to write to")
+    parser.add_argument("--train-num", type=positive, default=1000, help="training rows of the student")
+    parser.add_argument(
+        "--teacher-train-num", type=positive, default=8000, help="training rows of the teacher"
+    )
+    parser.add_argument("--dev-num", type=positive, default=100, help="rows of the dev set")
+    parser.add_argument("--test-num", type=positive, default=100, help="rows of each of the five test sets")
+    parser.add_argument("--documents", type=positive, default=8000, help="documents of the corpus")
+    parser.add_argument("--seed", type=int, default=10)
+    options = parser.parse_args()
+    if options.train_num > options.teacher_train_num:
+        parser.error(
+            f"--train-num {options.train_num} exceeds --teacher-train-num {options.teacher_train_num}: "
+            "the student's rows are the first of the teacher's"
+        )
+    return options
+
+
+def main() -> None:
+    options = parse_arguments()
+    write_world(options)
+    print(f"wrote the tiny world to {options.output}")
+
+
+if __name__ == "__main__":
+    run_as_script(main)
