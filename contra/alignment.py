@@ -63,6 +63,6 @@ def alignment_loss(
     mask: Tensor,
     step_size: float,
 ) -> Tensor:
-    """Return the mean over layer pairs and selected tokens: L states `[B, T, D_s]`, mask `[B, T]` -> scalar."""
+    """Return the mean over layer pairs and selected tokens: L states `[B, T, D_s]`, mask `[B, T]`."""
     stacked = stack_selected(student_states, selects(mask))
     return mean_or_zero(alignment_per_token(velocity_field, projector, stacked, step_size))

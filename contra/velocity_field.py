@@ -12,7 +12,7 @@ class VelocityField(nn.Module):
     """A residual MLP on single tokens, in the precision of its weights (fp32)."""
 
     def __init__(self, hidden_size: int, width: int, num_pairs: int, num_blocks: int, dropout: float = 0.1):
-        """hidden_size: the teacher's D_t; width: d, even; num_pairs: L layer pairs; dropout: inside the blocks."""
+        """hidden_size: the teacher's D_t; width: d, even; num_pairs: L; dropout: at the end of a block."""
         super().__init__()
         self.hidden_size = hidden_size
         self.width = width

@@ -1,8 +1,8 @@
 """The divergences between teacher p and student q, per token: `[..., V] x 2 -> [...]`.
 
 fp32, natural logarithm, no mask, no reduction. All are >= 0 and 0 at equality, up to rounding. Mixtures are
-formed in log space, so tiny probabilities do not underflow. A vocabulary entry whose logit is -inf in either model
-contributes 0 to the sum and gets gradient 0; each model's probabilities still sum to 1 over its own entries.
+formed in log space, so tiny probabilities do not underflow. A vocabulary entry whose logit is -inf in either
+model contributes 0 to the sum; each model's probabilities still sum to 1 over its own finite entries.
 """
 
 import math
