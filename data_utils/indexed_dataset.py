@@ -1,0 +1,141 @@
+"""The binary token store: Megatron's index format, written once and read through a memory map.
+
+`<prefix>.bin` holds the token ids of all items in order, little endian. `<prefix>.idx` holds, packed:
+
+    magic "MMIDIDX\\0\\0" | u64 version 1 | u8 dtype code | u64 items N | u64 document-index entries 1
+    | int32 sizes [N] | int64 byte offsets [N] | int64 document index [1] = 0
+"""
+
+import os
+import struct
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from data_utils.errors import UserError
+from data_utils.files import atomic_file, fsync_path
+
+MAGIC = b"MMIDIDX\x00\x00"
+VERSION = 1
+HEADER = struct.Struct("<9sQBQQ")
+DTYPE_OF_CODE: dict[int, np.dtype] = {8: np.dtype("<u2"), 9: np.dtype("<u4")}
+CODE_OF_DTYPE = {dtype: code for code, dtype in DTYPE_OF_CODE.items()}
+
+
+def separator(dtype: DTypeLike) -> int:
+    """Return the id that parts prompt and response: the largest value of the dtype."""
+    return int(np.iinfo(np.dtype(dtype)).max)
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """Return the smallest dtype that holds every id below `vocab_size` and keeps its largest value free."""
+    return np.dtype("<u2") if vocab_size <= separator("<u2") else np.dtype("<u4")
+
+
+def store_paths(prefix: str | Path) -> tuple[Path, Path]:
+    """Return the paths of the two files, `<prefix>.bin` and `<prefix>.idx`."""
+    return Path(f"{prefix}.bin"), Path(f"{prefix}.idx")
+
+
+class IndexedDatasetWriter:
+    """Write items to `<prefix>.bin` and `<prefix>.idx`; neither name exists before `close()`.
+
+    As a context manager it closes at the end of the block, and leaves nothing behind when the block fails.
+    """
+
+    def __init__(self, prefix: str | Path, dtype: DTypeLike) -> None:
+        self.dtype = np.dtype(dtype).newbyteorder("<")
+        assert self.dtype in CODE_OF_DTYPE, f"a token store holds uint16 or uint32, not {dtype}"
+        self._bin_path, self._idx_path = store_paths(prefix)
+        self._bin_path.parent.mkdir(parents=True, exist_ok=True)
+        self._temporary = self._bin_path.with_name(f".{self._bin_path.name}.{os.getpid()}.tmp")
+        self._file = open(self._temporary, "wb")  # noqa: SIM115 (closed by close)
+        self._sizes: list[int] = []
+
+    def add(self, ids: ArrayLike) -> None:
+        """Append one item, `[size]` token ids."""
+        item = np.asarray(ids)
+        if item.size and (item.min() < 0 or item.max() > separator(self.dtype)):
+            raise UserError(f"token ids {item.min()}..{item.max()} do not fit in {self.dtype.name}")
+        self._file.write(item.astype(self.dtype).tobytes())
+        self._sizes.append(item.size)
+
+    def close(self) -> None:
+        """Put both files in place; the index, without which nothing is readable, comes last."""
+        self._file.close()
+        sizes = np.asarray(self._sizes, dtype="<i4")
+        with atomic_file(self._idx_path) as index:
+            header = HEADER.pack(MAGIC, VERSION, CODE_OF_DTYPE[self.dtype], len(sizes), 1)
+            offsets = _item_starts(sizes) * self.dtype.itemsize
+            index.write_bytes(header + sizes.tobytes() + offsets.tobytes() + struct.pack("<q", 0))
+            fsync_path(self._temporary)
+            os.replace(self._temporary, self._bin_path)
+
+    def __enter__(self) -> "IndexedDatasetWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._file.close()
+            self._temporary.unlink(missing_ok=True)
+
+
+class IndexedDataset:
+    """Read a store; `tokens` maps all items as one array, item i from `starts[i]` on, `sizes[i]` long."""
+
+    def __init__(self, prefix: str | Path) -> None:
+        bin_path, idx_path = store_paths(prefix)
+        for path in (bin_path, idx_path):
+            if not path.is_file():
+                raise UserError(f"{path} does not exist: process the data first (tools/process_data_*.py)")
+        self.dtype, self.sizes = _read_index(idx_path)
+        self.starts = _item_starts(self.sizes)
+        num_tokens = int(self.sizes.sum(dtype=np.int64))
+        expected, found = num_tokens * self.dtype.itemsize, bin_path.stat().st_size
+        if found != expected:
+            raise UserError(
+                f"{bin_path} has {found} bytes, its index says {expected}: process the data again"
+            )
+        # an empty file cannot be mapped
+        self.tokens = np.memmap(bin_path, self.dtype, "r") if num_tokens else np.zeros(0, self.dtype)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Return item `index`: `[size]` token ids, a view of the memory map."""
+        start = self.starts[index]
+        return self.tokens[start : start + self.sizes[index]]
+
+
+def _item_starts(sizes: np.ndarray) -> np.ndarray:
+    """Return where each item starts, in tokens: `[N]` int64."""
+    return np.cumsum(sizes, dtype="<i8") - sizes
+
+
+def _read_index(path: Path) -> tuple[np.dtype, np.ndarray]:
+    """Return dtype and item sizes `[N]`; anything but a complete index of this format is refused."""
+    content = path.read_bytes()
+    if len(content) < HEADER.size or not content.startswith(MAGIC):
+        raise UserError(f"{path} is not an index of a token store: process the data again")
+    _, version, code, num_items, num_documents = HEADER.unpack_from(content)
+    if version != VERSION or code not in DTYPE_OF_CODE or num_documents != 1:
+        raise UserError(
+            f"{path} has version {version}, dtype code {code}, {num_documents} document-index entries: "
+            f"expected {VERSION}, one of {sorted(DTYPE_OF_CODE)}, 1; process the data again"
+        )
+    expected = HEADER.size + 12 * num_items + 8
+    if len(content) != expected:
+        raise UserError(f"{path} has {len(content)} bytes instead of {expected}: process the data again")
+    sizes = np.frombuffer(content, "<i4", num_items, HEADER.size)
+    offsets = np.frombuffer(content, "<i8", num_items, HEADER.size + 4 * num_items)
+    dtype = DTYPE_OF_CODE[code]
+    if (sizes < 0).any() or not np.array_equal(offsets, _item_starts(sizes) * dtype.itemsize):
+        raise UserError(f"{path} is damaged, its sizes and offsets disagree: process the data again")
+    return dtype, sizes
