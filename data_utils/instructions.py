@@ -1,7 +1,7 @@
 """Instruction data: raw jsonl records, evaluation sets, and the processed store as a data set of rows."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def load_evaluation_set(data_dir: str | Path, name: str) -> list[Record]:
     return [{**record, "prompt": record.get("prompt") or format_prompt(record)} for record in records]
 
 
-class InstructionDataset:
+class InstructionDataset(Sequence[Row]):
     """The rows of a processed folder: `<split>_0.{bin,idx}` and, unless it is a corpus, `<split>.jsonl`.
 
     An item without separator has no prompt: all its tokens are response, so SFT on a corpus is pretraining.
@@ -88,7 +88,7 @@ class InstructionDataset:
     def __len__(self) -> int:
         return len(self._items)
 
-    def __getitem__(self, index: int) -> Row:
+    def __getitem__(self, index: int) -> Row:  # type: ignore[override]  # no slices
         """Return row `index`, cut to its first `max_length` ids."""
         size = int(self._prompt_sizes[index])
         item = self._items[index]
@@ -96,6 +96,12 @@ class InstructionDataset:
         prompt = item[: max(0, size)].tolist()
         response = item[response_start : response_start + self._max_length - len(prompt)].tolist()
         return Row(prompt, response, index)
+
+    @property
+    def largest_id(self) -> int:
+        """The largest token id in the store: what a model must have an embedding for."""
+        tokens = self._items.tokens
+        return int(tokens[tokens != separator(self._items.dtype)].max())
 
     def references(self, index: int) -> list[str]:
         """Return the reference responses of row `index`."""
@@ -140,4 +146,8 @@ def _parse_record(line: bytes, place: str) -> Record:
     answers = [output] if isinstance(output, str) else output
     if not (isinstance(answers, list) and answers and all(isinstance(answer, str) for answer in answers)):
         raise UserError(f"{place}: `output` must be a string or a list of strings that is not empty")
+    try:
+        "".join([record["instruction"], record.get("input") or "", *answers]).encode()
+    except UnicodeEncodeError as error:  # half of an emoji, cut off by whoever made the file
+        raise UserError(f"{place} holds a lone surrogate, which no tokenizer reads: remove it") from error
     return record

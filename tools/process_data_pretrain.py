@@ -1,0 +1,113 @@
+"""Turn a plain-text corpus into a token store of chunks of equal length.
+
+    python3 tools/process_data_pretrain.py --data-dir data/openwebtext --model-path gpt2 --train-num 22870 \\
+        --processed-data-dir processed_data/openwebtext/gpt2/512/22.87K
+
+reads data.txt of the data folder, one document a line, newlines inside it written `<@x(x!>`. Documents
+are encoded, EOS is put after each, and all are cut into chunks of exactly --max-length tokens: the first
+--dev-num for validation, the next --train-num for training. Of a corpus too small for both, at most
+5 % go to validation.
+Writes {train,valid}_0.{bin,idx}, meta.json: all or none.
+The same input and options give the same bytes, with any number of workers.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from tqdm import tqdm
+
+from data_utils.errors import UserError, run_as_script
+from data_utils.indexed_dataset import IndexedDatasetWriter, token_dtype
+from data_utils.prompts import encode_text
+from data_utils.store_meta import vocabulary_size
+from tools.processing import map_in_order, processing_parser, store_folder, summary, tokenizer_of, write_meta
+
+NEWLINES = "<@x(x!>"
+SMALL_CORPUS_SHARE = 20  # one chunk in so many is for validation when there are too few
+
+
+def read_documents(path: Path) -> Iterator[str]:
+    """Yield the documents of a corpus file, newlines restored; blank lines are none."""
+    if not path.is_file():
+        raise UserError(
+            f"{path} does not exist: run tools/get_openwebtext.py, or put one document a line there"
+        )
+    with open(path, "rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                document = line.decode().strip()
+            except UnicodeDecodeError as error:
+                raise UserError(f"{path}:{number} is not UTF-8 ({error.reason}): convert the file") from error
+            if document:
+                yield document.replace(NEWLINES, "\n")
+
+
+def encode_document(document: str, tokenizer: Any, dtype: np.dtype) -> np.ndarray:
+    """Return the ids of a document with EOS at the end: `[tokens]`."""
+    return np.asarray([*encode_text(tokenizer, document), tokenizer.eos_token_id], dtype)
+
+
+def cut(documents: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
+    """Yield chunks `[length]` of the documents put end to end; an incomplete last one is dropped."""
+    waiting: list[np.ndarray] = []
+    num_waiting = 0
+    for document in documents:
+        waiting.append(document)
+        num_waiting += len(document)
+        if num_waiting >= length:
+            tokens = np.concatenate(waiting)
+            complete = num_waiting - num_waiting % length
+            yield from tokens[:complete].reshape(-1, length)
+            waiting, num_waiting = [tokens[complete:]], num_waiting - complete
+
+
+def num_dev_chunks(num_chunks: int, train_num: int | None, dev_num: int | None) -> int:
+    """Return how many of the first chunks are for validation."""
+    if train_num is not None and dev_num is not None and num_chunks >= train_num + dev_num:
+        return dev_num
+    share = max(1, num_chunks // SMALL_CORPUS_SHARE)
+    if dev_num is None or dev_num <= share:
+        return dev_num or share
+    print(f"{num_chunks:,} chunks are few for --dev-num {dev_num:,}: validation gets {share:,} of them")
+    return share
+
+
+def main() -> None:
+    options = processing_parser(__doc__).parse_args()
+    source = options.data_dir / "data.txt"
+    tokenizer = tokenizer_of(options)
+    dtype = token_dtype(vocabulary_size(tokenizer))
+    encode = partial(encode_document, tokenizer=tokenizer, dtype=dtype)
+    documents = map_in_order(encode, read_documents(source), options.data_process_workers)
+    train_num, dev_num = options.train_num, options.dev_num
+    wanted = None if train_num is None or dev_num is None else train_num + dev_num
+    bar = tqdm(cut(documents, options.max_length), desc="corpus", total=wanted, unit="chunk", disable=None)
+    chunks = list(islice(bar, wanted))
+    if len(chunks) < 2:
+        raise UserError(
+            f"{source} has {len(chunks)} chunks of {options.max_length} tokens, two are needed: add text"
+        )
+    num_dev = num_dev_chunks(len(chunks), train_num, dev_num)
+    last = None if train_num is None else num_dev + train_num
+    splits = {"train": chunks[num_dev:last], "valid": chunks[:num_dev]}
+    counts = {
+        split: {"rows": len(rows), "tokens": len(rows) * options.max_length} for split, rows in splits.items()
+    }
+    with store_folder(options.processed_data_dir) as folder:
+        for split, rows in splits.items():
+            with IndexedDatasetWriter(folder / f"{split}_0", dtype) as store:
+                for row in rows:
+                    store.add(row)
+        write_meta(folder, options, tokenizer, [source], counts)
+    print(summary(counts, options.processed_data_dir))
+
+
+if __name__ == "__main__":
+    run_as_script(main)
