@@ -42,14 +42,18 @@ def load_field(
     field_shape = _load_shape(Path(velocity_field_folder), VELOCITY_FIELD)
     projector_shape = _load_shape(Path(projector_folder), PROJECTOR)
     _check(velocity_field_folder, field_shape, "hidden_size", teacher_size, "the teacher's hidden size")
-    _check(
-        velocity_field_folder, field_shape, "num_pairs", num_pairs, "the layer pairs of --num-distill-layers"
-    )
+    _check(velocity_field_folder, field_shape, "num_pairs", num_pairs, "the layer pairs of --num-distill-layers")
     _check(projector_folder, projector_shape, "student_size", student_size, "the student's hidden size")
     _check(projector_folder, projector_shape, "teacher_size", teacher_size, "the teacher's hidden size")
     velocity_field = _build(VelocityField, Path(velocity_field_folder), VELOCITY_FIELD, field_shape)
     projector = _build(Projector, Path(projector_folder), PROJECTOR, projector_shape)
     return velocity_field, projector
+
+
+def load_weights(folder: Path, velocity_field: VelocityField, projector: Projector) -> None:
+    """Copy the weights that `save_field` wrote into modules of the same shape."""
+    velocity_field.load_state_dict(load_file(folder / f"{VELOCITY_FIELD}.safetensors"))
+    projector.load_state_dict(load_file(folder / f"{PROJECTOR}.safetensors"))
 
 
 def _save(folder: Path, name: str, module: nn.Module, shape: dict[str, Any]) -> None:
@@ -90,7 +94,5 @@ def _build(kind: type, folder: Path, name: str, shape: dict[str, Any]) -> Any:
         module.load_state_dict(load_file(folder / f"{name}.safetensors"))
     except (TypeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(
-            f"{folder / name}.safetensors does not fit {name}.json ({reason}); train it again"
-        ) from error
+        raise UserError(f"{folder / name}.safetensors does not fit {name}.json ({reason}); train it again") from error
     return module

@@ -15,6 +15,4 @@ class Projector(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         weight = self.linear.weight
-        return self.linear(self.norm(hidden_states.to(weight.dtype))).to(
-            weight.dtype
-        )  # autocast may have made it bf16
+        return self.linear(self.norm(hidden_states.to(weight.dtype))).to(weight.dtype)  # autocast may have made it bf16

@@ -19,8 +19,8 @@ class VelocityField(nn.Module):
         self.num_pairs = num_pairs
         self.num_blocks = num_blocks
         self.dropout = dropout
+        self.time = TimeEmbedding(width)  # first, because it refuses an odd width
         self.input = nn.Linear(hidden_size, width)
-        self.time = TimeEmbedding(width)
         self.pair = nn.Embedding(num_pairs, width)
         self.blocks = nn.Sequential(*(Block(width, dropout) for _ in range(num_blocks)))
         self.output = nn.Linear(width, hidden_size)
@@ -42,9 +42,7 @@ class TimeEmbedding(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         if width < 2 or width % 2:
-            raise UserError(
-                f"the velocity field's width (--velocity-d-model) must be even and positive, not {width}"
-            )
+            raise UserError(f"the velocity field's width (--velocity-d-model) must be even and positive, not {width}")
         half = width // 2
         exponents = torch.arange(half, dtype=torch.float64) / max(half - 1, 1)
         self.register_buffer("frequencies", (LONGEST_PERIOD**-exponents).float(), persistent=False)

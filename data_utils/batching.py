@@ -95,9 +95,7 @@ def collate(rows: Sequence[Row], pad_id: int, max_length: int, multiple: int = 8
         attention_mask[i, :size] = 1
         labels[i, first:size] = ids[first + 1 :]
     row_ids = torch.tensor([row.row_id for row in rows])
-    return TokenBatch(
-        torch.from_numpy(input_ids), torch.from_numpy(attention_mask), torch.from_numpy(labels), row_ids
-    )
+    return TokenBatch(torch.from_numpy(input_ids), torch.from_numpy(attention_mask), torch.from_numpy(labels), row_ids)
 
 
 def collate_prompts(prompts: Sequence[Sequence[int]], row_ids: Sequence[int], pad_id: int) -> PromptBatch:

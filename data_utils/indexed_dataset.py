@@ -99,9 +99,7 @@ class IndexedDataset:
         num_tokens = int(self.sizes.sum(dtype=np.int64))
         expected, found = num_tokens * self.dtype.itemsize, bin_path.stat().st_size
         if found != expected:
-            raise UserError(
-                f"{bin_path} has {found} bytes, its index says {expected}: process the data again"
-            )
+            raise UserError(f"{bin_path} has {found} bytes, its index says {expected}: process the data again")
         # an empty file cannot be mapped
         self.tokens = np.memmap(bin_path, self.dtype, "r") if num_tokens else np.zeros(0, self.dtype)
 

@@ -133,9 +133,7 @@ def _parse_record(line: bytes, place: str) -> Record:
     except ValueError as error:  # not JSON, or not UTF-8
         raise UserError(f"{place} is not JSON ({error})") from error
     if not isinstance(record, dict):
-        raise UserError(
-            f"{place} is a {type(record).__name__}, not an object with `instruction` and `output`"
-        )
+        raise UserError(f"{place} is a {type(record).__name__}, not an object with `instruction` and `output`")
     for field in ("instruction", "output"):
         if field not in record:
             raise UserError(f"{place} has no `{field}`, only {', '.join(record) or 'an empty object'}")

@@ -25,9 +25,7 @@ def describe_tokenizer(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
     Tokens added by hand (a padding token, say) are left out of the fingerprint: they change no stored id.
     """
     added = tokenizer.get_added_vocab()
-    vocabulary = sorted(
-        (index, token) for token, index in tokenizer.get_vocab().items() if token not in added
-    )
+    vocabulary = sorted((index, token) for token, index in tokenizer.get_vocab().items() if token not in added)
     meaning = json.dumps([vocabulary, tokenizer.eos_token_id, puts_bos_first(tokenizer)])
     return {
         "name": tokenizer.name_or_path,

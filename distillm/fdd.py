@@ -24,9 +24,7 @@ def fdd_per_token(student_logits: Tensor, teacher_logits: Tensor, temperature: f
     return trajectory + (1 - cosine).mean(0)
 
 
-def fdd_loss(
-    student_logits: Tensor, teacher_logits: Tensor, mask: Tensor, temperature: float = 2.0
-) -> Tensor:
+def fdd_loss(student_logits: Tensor, teacher_logits: Tensor, mask: Tensor, temperature: float = 2.0) -> Tensor:
     """Return the mean over the tokens that the mask selects: `[N, T, V] x 2, [T] -> scalar`."""
     selected = selects(mask)
     return mean_or_zero(fdd_per_token(student_logits[:, selected], teacher_logits[:, selected], temperature))

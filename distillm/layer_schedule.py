@@ -9,9 +9,7 @@ def layer_schedule(num_layers: int, num_points: int) -> list[int]:
     They are the inner points of `num_points + 2` ones from 0 to `num_layers`, truncated to integers.
     """
     if num_points < 1:
-        raise UserError(
-            f"the number of layers to compare (--num-distill-layers) must be at least 1, not {num_points}"
-        )
+        raise UserError(f"the number of layers to compare (--num-distill-layers) must be at least 1, not {num_points}")
     if num_layers <= num_points:
         raise UserError(
             f"{num_points} layers to compare (--num-distill-layers) need at least {num_points + 1} layers, "

@@ -45,12 +45,7 @@ class Method:
         additions = _split_additions(parts)
         if parts == ["lm"] and not additions:
             return cls()
-        if (
-            len(parts) == 2
-            and parts[0] == "distillm2"
-            and parts[1] in PAIR_VERSIONS
-            and "fdd" not in additions
-        ):
+        if len(parts) == 2 and parts[0] == "distillm2" and parts[1] in PAIR_VERSIONS and "fdd" not in additions:
             return cls(pairs=parts[1], contra="contra" in additions)
         sampling = parts.pop(0) if parts[0] in ("adaptive", "mixed") else "dataset"
         if len(parts) == 1 and parts[0] in DIVERGENCE_NAMES:

@@ -19,9 +19,7 @@ def compute_metrics(predictions: Sequence[str], references: Sequence[Sequence[st
     predictions: one text a row; references: one non-empty list of texts a row
     """
     if len(predictions) != len(references):
-        raise ValueError(
-            f"{len(predictions)} predictions cannot be compared with {len(references)} rows of references"
-        )
+        raise ValueError(f"{len(predictions)} predictions cannot be compared with {len(references)} rows of references")
     if not predictions:
         raise ValueError("there are no predictions to compare with references")
     for row, texts in enumerate(references):

@@ -90,9 +90,7 @@ class JsonLinesLogger:
             return
         lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
         with atomic_file(self.path) as temporary:
-            temporary.write_text(
-                "".join(f"{line}\n" for line in lines if _is_until(line, step)), encoding="utf-8"
-            )
+            temporary.write_text("".join(f"{line}\n" for line in lines if _is_until(line, step)), encoding="utf-8")
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -117,7 +115,7 @@ class TextLogger:
         self._write(format_record(record))
 
     def truncate_after(self, step: int) -> None:
-        self._write(f"resumed after step {step}")
+        self._write(f"resumed after step {step}" if step >= 0 else "started")
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -174,9 +172,7 @@ class WandbLogger:
 
 
 def _numbers(record: Record) -> list[tuple[str, float]]:
-    return [
-        (name, value) for name, value in record.items() if isinstance(value, (int, float)) and name != "step"
-    ]
+    return [(name, value) for name, value in record.items() if isinstance(value, (int, float)) and name != "step"]
 
 
 def _require(package: str) -> None:
@@ -299,9 +295,7 @@ def git_commit(folder: Path = PROJECT) -> str | None:
 
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
-        result = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20
-        )
+        result = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return result.stdout.strip() if result.returncode == 0 else None

@@ -1,0 +1,152 @@
+"""Stage 1 and refresh: the loop that trains velocity field and projector on frozen models (SPEC 1.8)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from contra.field_files import load_weights, save_field
+from contra.flow_matching import flow_matching_per_token
+from contra.hidden_pairs import stack_selected
+from contra.projector import Projector
+from contra.velocity_field import VelocityField
+from data_utils.batching import TokenBatch
+from data_utils.randomness import keyed_seed, keyed_uniforms
+from distillm.batches import StepBatches
+from distillm.distributed import World
+from distillm.engine import autocast, load_optimizer, make_optimizer, save_optimizer, set_learning_rate
+from distillm.models import SplitModel
+from distillm.objective import Progress
+from distillm.reporting import progress
+from distillm.schedule import learning_rate
+from distillm.token_losses import sum_over_chunks
+
+
+@dataclass(frozen=True)
+class FieldSettings:
+    """Optimisation of the field; `total_steps` spans all the refreshes of a run, or stage 1."""
+
+    total_steps: int
+    lr: float
+    lr_min: float
+    lr_decay_style: str
+    warmup_iters: int
+    weight_decay: float
+    precision: str
+    seed: int
+
+
+class FieldTrainer:
+    """Trains field and projector with one AdamW that lives as long as the run."""
+
+    def __init__(
+        self,
+        velocity_field: VelocityField,
+        projector: Projector,
+        student: SplitModel,
+        teacher: SplitModel,
+        settings: FieldSettings,
+        world: World,
+    ):
+        self.velocity_field, self.projector = velocity_field, projector
+        self.student, self.teacher, self.settings, self.world = student, teacher, settings, world
+        self.learner = torch.nn.ModuleList([velocity_field, projector])
+        self.optimizer = make_optimizer(self.learner, settings.weight_decay)
+        self.parameters = list(self.learner.parameters())
+        self.step = 0  # finished steps, over all refreshes
+
+    def train(self, batches: StepBatches, steps: int, description: str) -> Iterator[Tensor]:
+        """Take `steps` steps, yielding each step's L_VF; the models are frozen, in eval mode, meanwhile."""
+        student, teacher = self.student.model, self.teacher.model
+        student_training = student.training
+        student.eval()
+        teacher.eval()
+        self.learner.requires_grad_(True).train()
+        for _ in progress(range(steps), desc=description, rank=self.world.rank):
+            micro_batches = batches.split(batches.rows(self.step))
+            yield self._train_step(micro_batches)
+        self.learner.requires_grad_(False).eval()
+        student.train(student_training)
+
+    def save(self, folder: Path) -> None:
+        """Write field, projector and optimiser into a folder that exists."""
+        save_field(folder, self.velocity_field, self.projector)
+        save_optimizer(self.optimizer, folder)
+
+    def load(self, folder: Path, step: int) -> None:
+        """Read what `save` wrote after `step` steps."""
+        load_weights(folder, self.velocity_field, self.projector)
+        load_optimizer(self.optimizer, folder)
+        self.step = step
+
+    def _train_step(self, micro_batches: list[TokenBatch]) -> Tensor:
+        settings = self.settings
+        torch.manual_seed(keyed_seed(settings.seed, "velocity field dropout", self.step, self.world.rank))
+        count = self.world.sum(torch.stack([batch.attention_mask.sum() for batch in micro_batches]).sum().float())
+        loss = torch.zeros_like(count)
+        for batch in micro_batches:
+            with autocast(settings.precision, self.world.device):
+                part = self._sum(batch) / count
+            part.backward()
+            loss += part.detach()
+        self.world.sum_gradients(self.parameters)
+        rate = learning_rate(
+            self.step,
+            settings.total_steps,
+            settings.lr,
+            settings.lr_min,
+            settings.warmup_iters,
+            settings.lr_decay_style,
+        )
+        set_learning_rate(self.optimizer, rate)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        return self.world.sum(loss)
+
+    def _sum(self, batch: TokenBatch) -> Tensor:
+        """Return the sum of the squared velocity errors over the tokens of a micro-batch."""
+        mask = batch.attention_mask.bool()
+        with torch.no_grad():
+            student_states = stack_selected(self.student.forward(batch).scheduled, mask)
+            teacher_states = stack_selected(self.teacher.forward(batch).scheduled, mask)
+        row_times = keyed_uniforms(self.settings.seed, "flow time", self.step, batch.row_ids.tolist(), 1)
+        times = torch.from_numpy(row_times).float().to(mask.device).expand(mask.shape)[mask]
+        width = student_states.shape[0] * 4 * self.velocity_field.width
+
+        def per_token(student_states: Tensor, teacher_states: Tensor, times: Tensor) -> Tensor:
+            return flow_matching_per_token(
+                self.velocity_field, self.projector, student_states, teacher_states, times.squeeze(-1)
+            )
+
+        return sum_over_chunks(per_token, (student_states, teacher_states, times.unsqueeze(-1)), width)
+
+
+class FieldRefresh:
+    """After every `interval` epochs but the last, adapt the field to where the student has moved."""
+
+    def __init__(self, trainer: FieldTrainer, batches: StepBatches, epochs: int, interval: int):
+        self.trainer, self.batches, self.epochs, self.interval = trainer, batches, epochs, interval
+
+    @staticmethod
+    def total_steps(epochs: int, interval: int, velocity_epochs: int, steps_per_epoch: int) -> int:
+        """Return the steps of all refreshes of a run of `epochs` epochs."""
+        return max(0, epochs - 1) // interval * velocity_epochs * steps_per_epoch
+
+    def __call__(self, done: Progress) -> dict[str, float]:
+        if done.epoch == done.epochs or done.epoch % self.interval:
+            return {}
+        steps = self.epochs * self.batches.steps_per_epoch
+        losses = list(self.trainer.train(self.batches, steps, "velocity field"))
+        return {"velocity_field_loss": float(torch.stack(losses).mean())}
+
+    def save(self, folder: Path) -> None:
+        (folder / "velocity_field").mkdir()
+        self.trainer.save(folder / "velocity_field")
+        (folder / "velocity_field" / "step").write_text(f"{self.trainer.step}\n", encoding="utf-8")
+
+    def load(self, folder: Path) -> None:
+        step = int((folder / "velocity_field" / "step").read_text(encoding="utf-8"))
+        self.trainer.load(folder / "velocity_field", step)

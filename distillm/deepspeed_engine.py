@@ -1,0 +1,102 @@
+"""DeepSpeed behind the engine's interface: ZeRO 0 to 3, on GPUs, and on a CPU as far as it runs there."""
+
+import json
+import os
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data_utils.errors import UserError
+from distillm.distributed import World
+from distillm.engine import NonFiniteError, make_optimizer, set_learning_rate
+
+
+def load_config(path: str, batch_size: int, accumulation: int, clip: float, precision: str) -> dict[str, Any]:
+    """Read a DeepSpeed configuration and fill in every "auto" from the run's options."""
+    try:
+        config = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"--deepspeed_config {path} does not exist; the shipped ones lie in configs/deepspeed/"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"--deepspeed_config {path} is not JSON: {error}") from error
+    if "optimizer" in config or "scheduler" in config:
+        raise UserError(f"{path} sets an optimizer or scheduler; both come from the options (--lr, --weight-decay, …)")
+    values = {
+        "train_micro_batch_size_per_gpu": batch_size,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": clip,
+    }
+    for name, value in values.items():
+        if config.setdefault(name, "auto") == "auto":
+            config[name] = value
+        if config[name] != value:
+            raise UserError(f"{path} says {name} {config[name]}, the options say {value}; make them agree")
+    for name in ("bf16", "fp16"):
+        # The run's precision is resolved for this hardware; a CPU refuses fp16, for one.
+        config[name] = {**config.get(name, {}), "enabled": precision == name}
+    return config
+
+
+class DeepSpeedEngine:
+    """A DeepSpeed engine that takes losses normalised over the whole step."""
+
+    def __init__(self, module: nn.Module, weight_decay: float, config: dict[str, Any], world: World):
+        deepspeed = import_deepspeed(world.device)
+        self.world, self.config = world, config
+        self.engine, self.optimizer, _, _ = deepspeed.initialize(
+            model=module,
+            optimizer=make_optimizer(module, weight_decay),
+            config=config,
+            dist_init_required=False,
+        )
+        self.module: nn.Module = self.engine.module
+        self.zero_stage = config.get("zero_optimization", {}).get("stage", 0)
+
+    def backward(self, loss: Tensor) -> None:
+        # DeepSpeed averages over accumulation steps and ranks, where this loss wants a sum.
+        self.engine.backward(loss * (self.engine.gradient_accumulation_steps() * self.world.size))
+        if not self.engine.is_gradient_accumulation_boundary():
+            self.engine.step()  # only counts the micro-batch
+
+    def step(self, learning_rate: float) -> Tensor:
+        set_learning_rate(self.optimizer, learning_rate)
+        self.engine.step()
+        norm = self.engine.get_global_grad_norm()
+        norm = torch.as_tensor(0.0 if norm is None else norm, dtype=torch.float32)
+        if not self.config["fp16"]["enabled"] and not torch.isfinite(norm):
+            raise NonFiniteError("the gradient is not finite")
+        return norm
+
+    def save_state(self, folder: Path) -> None:
+        self.engine.save_checkpoint(str(folder), tag="state")
+
+    def load_state(self, folder: Path) -> None:
+        path, _ = self.engine.load_checkpoint(str(folder), tag="state")
+        if path is None:
+            raise UserError(f"{folder} holds no DeepSpeed state; start again with --resume never")
+
+    def export(self, folder: Path) -> None:
+        import deepspeed
+
+        parameters = list(self.module.parameters())
+        gathered = deepspeed.zero.GatheredParameters(parameters) if self.zero_stage == 3 else nullcontext()
+        with gathered:
+            if self.world.is_main:
+                self.module.save_pretrained(folder)  # type: ignore[operator]
+
+
+def import_deepspeed(device: torch.device) -> Any:
+    """Import DeepSpeed, which takes seconds; on a CPU without compiling its shared-memory collectives."""
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+
+    if device.type == "cpu":
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", verbose=False)
+    return deepspeed

@@ -1,0 +1,197 @@
+"""Student and teacher: any Hugging Face causal LM, plain or with LoRA, seen as body + head."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from data_utils.batching import TokenBatch
+from data_utils.errors import UserError
+
+
+@dataclass
+class HiddenStates:
+    """What one forward pass leaves behind: final states for the head, and the scheduled layers' states."""
+
+    last: Tensor  # [B, T, D], after the final norm
+    scheduled: list[Tensor] = field(default_factory=list)  # one [B, T, D] for each scheduled layer
+
+
+class SplitModel:
+    """A causal LM as body and head, so that the head sees only the tokens that count.
+
+    `layers` are the indices of `hidden_states` (0 = embeddings, n = output of block n) that `forward` captures.
+    """
+
+    def __init__(self, model: nn.Module, layers: list[int] | None = None):
+        self.model = model
+        causal_lm: Any = model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[operator]
+        self.config = causal_lm.config
+        self.body: nn.Module = causal_lm.base_model
+        self.head: nn.Module = causal_lm.get_output_embeddings()
+        self.vocab_size: int = self.head.weight.shape[0]  # type: ignore[assignment,union-attr]
+        self.blocks = find_blocks(self.body, self.config.num_hidden_layers)
+        self.layers = layers or []
+
+    def forward(self, batch: TokenBatch) -> HiddenStates:
+        """Run the body on right-padded rows."""
+        captured: dict[int, Tensor] = {}
+        with self._capture(captured):
+            output = self.body(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+        return HiddenStates(output.last_hidden_state, [captured[layer] for layer in self.layers])
+
+    @contextmanager
+    def _capture(self, captured: dict[int, Tensor]) -> Iterator[None]:
+        """Keep the outputs of the scheduled blocks while the block is open, and no others."""
+
+        def keep(layer: int):
+            def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+                captured[layer] = output[0] if isinstance(output, tuple) else output
+
+            return hook
+
+        handles = [self.blocks[layer - 1].register_forward_hook(keep(layer)) for layer in self.layers]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @torch.no_grad()
+    def check_head(self, device: torch.device) -> None:
+        """Raise if the model's logits are not head(body(x)), e.g. because it caps or scales its logits."""
+        ids = torch.arange(4, device=device).unsqueeze(0)
+        training = self.model.training
+        self.model.eval()
+        whole = self.model(input_ids=ids, use_cache=False).logits
+        parts = self.head(self.body(input_ids=ids, use_cache=False).last_hidden_state)
+        self.model.train(training)
+        if not torch.allclose(whole.float(), parts.float(), rtol=1e-3, atol=1e-3):
+            raise UserError(
+                f"{type(self.model).__name__} changes its logits after the LM head; "
+                "only models with logits = head(body(x)) are supported"
+            )
+
+
+def find_blocks(body: nn.Module, num_layers: int) -> nn.ModuleList:
+    """Return the list of transformer blocks: the one `ModuleList` of `num_layers` modules."""
+    for module in body.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == num_layers:
+            return module
+    raise UserError(f"{type(body).__name__} has no list of {num_layers} blocks; its layers cannot be scheduled")
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """Load a tokenizer; without a padding token it pads with EOS (padding is masked everywhere)."""
+    _check_folder(path, "config.json")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot load a tokenizer from {path}: {_first_line(error)}") from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"the tokenizer of {path} has no EOS token; responses could not end")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_causal_lm(
+    path: str,
+    dtype: torch.dtype = torch.float32,
+    adapter_path: str | None = None,
+    trainable_adapter: bool = False,
+) -> nn.Module:
+    """Load a causal LM from a folder or the hub; an adapter is merged into the weights unless it is to be trained.
+
+    Raises:
+        UserError: the path is no checkpoint, or its files are broken or of another shape.
+    """
+    _check_folder(path, "config.json")
+    if adapter_path is not None:
+        _check_folder(adapter_path, "adapter_config.json")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+        if adapter_path is None:
+            return model
+        from peft import PeftModel
+
+        adapted = PeftModel.from_pretrained(model, adapter_path, is_trainable=trainable_adapter)
+        return adapted if trainable_adapter else adapted.merge_and_unload()
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise UserError(f"cannot load {adapter_path or path}: {_first_line(error)}{_hint(path, error)}") from error
+
+
+def add_lora(model: nn.Module, rank: int, alpha: int, dropout: float) -> nn.Module:
+    """Wrap a model with fresh LoRA adapters on its query and value projections."""
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    config = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=["q_proj", "v_proj"],
+    )
+    return get_peft_model(model, config)  # type: ignore[arg-type]
+
+
+def enable_gradient_checkpointing(model: nn.Module) -> None:
+    """Recompute activations in the backward pass; LoRA needs gradients at the frozen embeddings for it."""
+    model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    if hasattr(model, "peft_config"):
+        model.enable_input_require_grads()  # type: ignore[operator]
+
+
+def check_model_type(path: str, expected: str) -> None:
+    """Raise unless the checkpoint's architecture is the one the script says."""
+    _check_folder(path, "config.json")
+    try:
+        found = AutoConfig.from_pretrained(path).model_type
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot load {path}: {_first_line(error)}{_hint(path, error)}") from error
+    if found != expected:
+        raise UserError(f"{path} is a {found} model, --model-type says {expected}; pass --model-type {found}")
+
+
+def check_same_vocabulary(student: SplitModel, teacher: SplitModel) -> None:
+    """Raise unless both models score the same vocabulary entries."""
+    if student.vocab_size != teacher.vocab_size:
+        raise UserError(
+            f"the student scores {student.vocab_size} vocabulary entries, the teacher {teacher.vocab_size}; "
+            "distillation compares them entry by entry, so choose two models of one tokenizer"
+        )
+
+
+def freeze(model: nn.Module) -> nn.Module:
+    """Return the model in evaluation mode, without gradients."""
+    return model.requires_grad_(False).eval()
+
+
+def _check_folder(path: str, file: str) -> None:
+    """Raise early for a local path that cannot be a checkpoint; anything else may be a hub id."""
+    folder = Path(path)
+    if folder.is_dir() and not (folder / file).exists():
+        raise UserError(f"{path} is no checkpoint: it has no {file}")
+    if folder.is_file():
+        raise UserError(f"{path} is a file; expected a checkpoint folder with {file}")
+    if not folder.exists() and (folder.is_absolute() or path.startswith(".") or path.count("/") > 1):
+        raise UserError(f"{path} does not exist; expected a checkpoint folder with {file}")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+def _hint(path: str, error: BaseException) -> str:
+    text = str(error).lower()
+    if "gated" in text or "401" in text:
+        return "; it is gated: accept its licence on the hub, then `hf auth login`"
+    if not Path(path).exists():
+        return "; give a local folder, or fetch it where there is a network: `hf download " + path + "`"
+    return ""

@@ -1,0 +1,143 @@
+"""One loss out of several terms, with one rule for the normaliser (SPEC 1.2).
+
+    L = Σ_terms weight · (sum over the term's valid items) / max(1, number of valid items in the whole step)
+
+The whole step means all its micro-batches on all ranks, so the gradient does not depend on how a step is split.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from data_utils.batching import TokenBatch
+from distillm.distributed import World
+from distillm.models import HiddenStates, SplitModel
+from distillm.token_losses import cross_entropy_per_token, gather_tokens, sum_over_chunks
+
+# A micro-batch: one batch for each source of rows ("instruction", "corpus").
+MicroBatch = Mapping[str, TokenBatch]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands; `step` and `epoch` count from 1."""
+
+    step: int
+    total_steps: int
+    epoch: int
+    epochs: int
+
+
+class Term(Protocol):
+    """A part of the loss: which rows it reads, what it counts, and the sum it adds."""
+
+    name: str
+    weight: float
+    source: str
+    needs_teacher: bool
+
+    def count(self, batch: TokenBatch) -> Tensor:
+        """Return the number of valid items, a scalar."""
+        ...
+
+    def total(
+        self, batch: TokenBatch, student: HiddenStates, teacher: HiddenStates | None, progress: Progress
+    ) -> Tensor:
+        """Return the sum over the valid items, a scalar with a gradient to the student."""
+        ...
+
+
+class CrossEntropyTerm:
+    """Cross-entropy on the response tokens (a corpus row is all response)."""
+
+    needs_teacher = False
+
+    def __init__(self, name: str, weight: float, source: str, student: SplitModel):
+        self.name, self.weight, self.source, self.student = name, weight, source, student
+
+    def count(self, batch: TokenBatch) -> Tensor:
+        return batch.response_mask.sum()
+
+    def total(
+        self, batch: TokenBatch, student: HiddenStates, teacher: HiddenStates | None, progress: Progress
+    ) -> Tensor:
+        return cross_entropy_sum(self.student, student.last, batch)
+
+
+class DivergenceTerm:
+    """A divergence between teacher and student predictions on the response tokens (SPEC 1.3)."""
+
+    source, needs_teacher = "instruction", True
+
+    def __init__(
+        self,
+        name: str,
+        weight: float,
+        divergence: Callable[[Tensor, Tensor], Tensor],
+        student: SplitModel,
+        teacher: SplitModel,
+    ):
+        self.name, self.weight = name, weight
+        self.divergence, self.student, self.teacher = divergence, student, teacher
+
+    def count(self, batch: TokenBatch) -> Tensor:
+        return batch.response_mask.sum()
+
+    def total(
+        self, batch: TokenBatch, student: HiddenStates, teacher: HiddenStates | None, progress: Progress
+    ) -> Tensor:
+        assert teacher is not None
+        mask = batch.response_mask
+
+        def per_token(student_states: Tensor, teacher_states: Tensor) -> Tensor:
+            with torch.no_grad():
+                teacher_logits = self.teacher.head(teacher_states)
+            return self.divergence(self.student.head(student_states), teacher_logits)
+
+        tensors = gather_tokens(student.last, mask), gather_tokens(teacher.last, mask)
+        return sum_over_chunks(per_token, tensors, self.student.vocab_size)
+
+
+def cross_entropy_sum(model: SplitModel, states: Tensor, batch: TokenBatch) -> Tensor:
+    """Return the summed cross-entropy of the response tokens, given the last hidden states `[B, T, D]`."""
+    mask = batch.response_mask
+    labels = batch.labels[mask].unsqueeze(-1)
+
+    def per_token(states: Tensor, labels: Tensor) -> Tensor:
+        return cross_entropy_per_token(model.head(states), labels)
+
+    return sum_over_chunks(per_token, (gather_tokens(states, mask), labels), model.vocab_size)
+
+
+class Objective:
+    """The terms of a method, evaluated together on one student (and teacher) forward for each source."""
+
+    def __init__(self, terms: Sequence[Term], student: SplitModel, teacher: SplitModel | None, world: World):
+        assert len({term.name for term in terms}) == len(terms), "term names identify terms in the log"
+        self.terms, self.student, self.teacher, self.world = list(terms), student, teacher, world
+        self.sources = sorted({term.source for term in terms})
+
+    def normalisers(self, micro_batches: Sequence[MicroBatch]) -> Tensor:
+        """Return each term's number of valid items in the whole step, clamped at 1: `[terms]`."""
+        counts = [torch.stack([term.count(batch[term.source]) for batch in micro_batches]).sum() for term in self.terms]
+        return self.world.sum(torch.stack(counts).float()).clamp(min=1.0)
+
+    def term_values(self, micro_batch: MicroBatch, normalisers: Tensor, progress: Progress) -> Tensor:
+        """Return this micro-batch's share of every term, unweighted: `[terms]`."""
+        forwards = {source: self._forward(source, micro_batch[source]) for source in self.sources}
+        totals = [term.total(micro_batch[term.source], *forwards[term.source], progress) for term in self.terms]
+        return torch.stack([total.float() for total in totals]) / normalisers
+
+    def loss(self, term_values: Tensor) -> Tensor:
+        """Return the weighted sum of the terms, a scalar."""
+        return (term_values * term_values.new_tensor([term.weight for term in self.terms])).sum()
+
+    def _forward(self, source: str, batch: TokenBatch) -> tuple[HiddenStates, HiddenStates | None]:
+        teacher_states = None
+        if self.teacher is not None and any(term.needs_teacher for term in self.terms if term.source == source):
+            with torch.no_grad():
+                teacher_states = self.teacher.forward(batch)
+        return self.student.forward(batch), teacher_states

@@ -1,0 +1,217 @@
+"""On-policy sampling: when the student generates, the replay buffer, and the adaptive threshold (SPEC 1.4)."""
+
+import json
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import nn
+
+from data_utils.batching import Row
+from data_utils.errors import UserError
+from data_utils.files import write_json
+from data_utils.randomness import keyed_generator, keyed_seed
+from distillm.generation import Generator
+
+REPLAY_RATIOS = ("decreasing", "constant", "increasing")
+THRESHOLD_INCREMENT = 0.1
+
+RowType = TypeVar("RowType")
+
+
+class AdaptiveThreshold:
+    """DistiLLM's φ: the more often validation gets worse, the more often the student's own text is used."""
+
+    def __init__(self, threshold: float = 0.0, tolerance: float = 0.1):
+        self.threshold, self.tolerance = threshold, tolerance
+        self.reference: float | None = None
+
+    def update(self, dev_loss: float) -> None:
+        """Compare a validation loss with the reference; the first one becomes it."""
+        if self.reference is None:
+            self.reference = dev_loss
+        elif dev_loss >= self.reference + self.tolerance:
+            self.threshold = min(1.0, self.threshold + THRESHOLD_INCREMENT)
+            self.reference = dev_loss
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"threshold": self.threshold, "tolerance": self.tolerance, "reference": self.reference}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.threshold, self.tolerance = state["threshold"], state["tolerance"]
+        self.reference = state["reference"]
+
+
+class ReplayBuffer(Generic[RowType]):
+    """The latest `capacity` rows that the student generated, first in first out."""
+
+    def __init__(self, capacity: int):
+        if capacity < 1:
+            raise UserError(f"a replay buffer needs room for at least one row, --capacity is {capacity}")
+        self.capacity = capacity
+        self.rows: deque[RowType] = deque(maxlen=capacity)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def add(self, rows: Iterable[RowType]) -> None:
+        self.rows.extend(rows)
+
+    def sample(self, count: int, generator: torch.Generator) -> list[RowType]:
+        """Draw `count` rows uniformly without replacement."""
+        if count > len(self):
+            raise ValueError(f"cannot draw {count} rows without replacement from a buffer of {len(self)}")
+        drawn = torch.randperm(len(self), generator=generator)[:count].tolist()
+        return [self.rows[index] for index in drawn]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"capacity": self.capacity, "rows": list(self.rows)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.capacity = state["capacity"]
+        self.rows = deque(state["rows"], maxlen=self.capacity)
+
+
+@dataclass(frozen=True)
+class OnPolicySettings:
+    """`sampling` is adaptive or mixed; the others are the options of the same names."""
+
+    sampling: str
+    mixed_alpha: float
+    replay_ratio: str
+    max_length: int
+    seed: int
+
+
+def draw_case(
+    settings: OnPolicySettings,
+    draw: float,
+    threshold: float,
+    step: int,
+    total_steps: int,
+    buffered: int,
+    full: int,
+) -> str:
+    """Return which rows a step trains on: "dataset", "generated", "mixed" (generate, then draw) or "replayed".
+
+    Args:
+        draw: r, uniform in [0, 1).
+        step: counted from 1.
+        buffered: rows in the buffer; `full`: its capacity.
+    """
+    if settings.sampling == "mixed":
+        return "mixed" if draw < settings.mixed_alpha else "dataset"
+    factor = {"decreasing": 1 - step / total_steps, "constant": 0.5, "increasing": step / total_steps}
+    if draw < threshold * factor[settings.replay_ratio] or (draw < threshold and buffered < full):
+        return "generated"
+    return "replayed" if draw < threshold else "dataset"
+
+
+class DatasetRows:
+    """Off-policy: every step trains on its rows of the data set."""
+
+    def rows(self, step: int, total_steps: int, rows: Sequence[Row]) -> Sequence[Row]:
+        return rows
+
+    def description(self) -> dict[str, float]:
+        return {}
+
+    def update(self, dev_loss: float) -> None:
+        """Validation changes nothing."""
+
+    def save(self, folder: Path) -> None:
+        """There is no state."""
+
+    def load(self, folder: Path) -> None:
+        """There is no state."""
+
+
+class OnPolicyRows:
+    """Replaces the rows of a step by generated or replayed ones.
+
+    All ranks hold the same buffer and take the same decision: one draw a step, for all its micro-batches.
+    """
+
+    def __init__(
+        self,
+        settings: OnPolicySettings,
+        threshold: AdaptiveThreshold,
+        buffer: ReplayBuffer[Row],
+        student: nn.Module,
+        generator: Generator,
+    ):
+        self.settings, self.threshold, self.buffer = settings, threshold, buffer
+        self.student, self.generator = student, generator
+        self.cases = {"dataset": 0, "generated": 0, "mixed": 0, "replayed": 0}
+
+    def rows(self, step: int, total_steps: int, rows: Sequence[Row]) -> Sequence[Row]:
+        """Return what the step (from 1) trains on instead of the data set's `rows`."""
+        draw = float(keyed_generator(self.settings.seed, "on-policy draw", step).random())
+        case = draw_case(
+            self.settings,
+            draw,
+            self.threshold.threshold,
+            step,
+            total_steps,
+            len(self.buffer),
+            self.buffer.capacity,
+        )
+        if case == "replayed" and len(self.buffer) < len(rows):
+            case = "generated"  # a draw needs a whole step's rows in the buffer
+        self.cases[case] += 1
+        if case == "dataset":
+            return rows
+        if case == "replayed":
+            return self._draw(step, len(rows))
+        generated = self._generate(step, rows)
+        self.buffer.add(generated)
+        if case == "mixed" and len(self.buffer) >= len(rows):
+            return self._draw(step, len(rows))
+        return generated
+
+    def update(self, dev_loss: float) -> None:
+        """Tell the adaptive threshold a validation loss."""
+        if self.settings.sampling == "adaptive":
+            self.threshold.update(dev_loss)
+
+    def description(self) -> dict[str, float]:
+        """Return the threshold and the share of each case among the steps so far, for the log."""
+        steps = max(1, sum(self.cases.values()))
+        shares = {f"{case}_share": count / steps for case, count in self.cases.items() if count}
+        return {"threshold": self.threshold.threshold, **shares}
+
+    def save(self, folder: Path) -> None:
+        state = {
+            "threshold": self.threshold.state_dict(),
+            "buffer": [asdict(row) for row in self.buffer.state_dict()["rows"]],
+            "cases": self.cases,
+        }
+        write_json(folder / "on_policy.json", state)
+
+    def load(self, folder: Path) -> None:
+        state = json.loads((folder / "on_policy.json").read_text(encoding="utf-8"))
+        self.threshold.load_state_dict(state["threshold"])
+        rows = [Row(**row) for row in state["buffer"]]
+        self.buffer.load_state_dict({"capacity": self.buffer.capacity, "rows": rows})
+        self.cases = state["cases"]
+
+    def _generate(self, step: int, rows: Sequence[Row]) -> list[Row]:
+        responses = self.generator.respond(
+            self.student,
+            [row.prompt for row in rows],
+            [row.row_id for row in rows],
+            seed=self.settings.seed,
+            purpose="on-policy response",
+            step=step,
+        )
+        return [
+            Row(row.prompt, response[: self.settings.max_length - len(row.prompt)], row.row_id)
+            for row, response in zip(rows, responses, strict=True)
+        ]
+
+    def _draw(self, step: int, count: int) -> list[Row]:
+        generator = torch.Generator().manual_seed(keyed_seed(self.settings.seed, "replay", step))
+        return self.buffer.sample(count, generator)

@@ -1,0 +1,51 @@
+"""Which options a method reads: a given option that it ignores is a warning, a missing one an error."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from data_utils.errors import UserError
+from distillm.arguments import flag
+from distillm.method import Method
+
+
+def readers(method: Method) -> dict[str, bool]:
+    """Return, for every option that only some methods read, whether this one does."""
+    on_policy = method.sampling != "dataset"
+    adaptive = method.sampling == "adaptive"
+    uses = {
+        "teacher_model_path": method.needs_teacher,
+        "teacher_peft_path": method.needs_teacher,
+        "kd_ratio": method.needs_teacher,
+        "skew_alpha": method.divergence in ("sfkl", "srkl"),
+        "mixed_alpha": method.sampling == "mixed",
+        "init_threshold": adaptive,
+        "loss_eps": adaptive,
+        "replay_ratio": adaptive,
+        "capacity": on_policy,
+        "num_distill_layers": method.needs_hidden_states,
+    }
+    contra = [
+        "velocity_field_path",
+        "projector_path",
+        "velocity_epochs",
+        "velocity_update_interval",
+        "curriculum",
+        "contra_weight",
+    ]
+    return uses | dict.fromkeys(contra, method.contra)
+
+
+def check_option_use(method: Method, options: Mapping[str, Any], given: set[str]) -> None:
+    """Warn of given options that the method ignores; raise for options it lacks."""
+    reads = readers(method)
+    ignored = [flag(name) for name, read in reads.items() if name in given and not read]
+    if ignored:
+        print(f"warning: --type {method} ignores {', '.join(ignored)}", file=sys.stderr)
+    for name in ("teacher_model_path", "velocity_field_path"):
+        if reads[name] and options[name] is None:
+            raise UserError(f"--type {method} needs {flag(name)}")
+    if method.sampling == "adaptive" and not options["do_valid"]:
+        raise UserError(f"--type {method} needs --do-valid: the validation loss moves its threshold")
+    if not (options["do_train"] or options["do_valid"]):
+        raise UserError("nothing to do: give --do-train, --do-valid or both")

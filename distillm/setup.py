@@ -1,0 +1,89 @@
+"""What every entry script does first: load student, teacher and data, and refuse what does not fit together."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch.utils.data import Subset
+from transformers import PreTrainedTokenizerBase
+
+from data_utils.batching import Row
+from data_utils.errors import UserError
+from data_utils.instructions import InstructionDataset
+from distillm.arguments import DataArguments, ModelArguments, TrainingArguments
+from distillm.batches import StepBatches, StepShape
+from distillm.distributed import World
+from distillm.engine import DTYPES
+from distillm.models import (
+    SplitModel,
+    add_lora,
+    check_model_type,
+    check_same_vocabulary,
+    enable_gradient_checkpointing,
+    freeze,
+    load_causal_lm,
+)
+
+
+def load_student(arguments: ModelArguments, world: World) -> SplitModel:
+    """Load the model to train, in fp32, with adapters when asked for."""
+    check_model_type(arguments.model_path, arguments.model_type)
+    model = load_causal_lm(arguments.model_path, adapter_path=arguments.peft_path, trainable_adapter=True)
+    if arguments.peft == "lora" and arguments.peft_path is None:
+        model = add_lora(model, arguments.peft_lora_r, arguments.peft_lora_alpha, arguments.peft_lora_dropout)
+    if arguments.gradient_checkpointing:
+        enable_gradient_checkpointing(model)
+    student = SplitModel(model.to(world.device))
+    student.check_head(world.device)
+    return student
+
+
+def load_teacher(arguments: ModelArguments, student: SplitModel, precision: str, world: World) -> SplitModel:
+    """Load the frozen teacher in the run's precision and check that it scores the student's vocabulary."""
+    if arguments.teacher_model_path is None:
+        raise UserError("this --type learns from a teacher; give --teacher-model-path")
+    model = load_causal_lm(arguments.teacher_model_path, DTYPES[precision], adapter_path=arguments.teacher_peft_path)
+    teacher = SplitModel(freeze(model).to(world.device))
+    check_same_vocabulary(student, teacher)
+    teacher.check_head(world.device)
+    return teacher
+
+
+def load_rows(folder: str, split: str, arguments: DataArguments, student: SplitModel) -> InstructionDataset:
+    """Open one split of a processed store and check that the student knows its token ids."""
+    dataset = InstructionDataset(folder, split, arguments.max_length, arguments.max_prompt_length)
+    if dataset.largest_id >= student.vocab_size:
+        raise UserError(
+            f"{folder} holds token id {dataset.largest_id}, the student's vocabulary has {student.vocab_size} entries; "
+            "process the data with the student's tokenizer"
+        )
+    return dataset
+
+
+def first_rows(dataset: Sequence[Row], count: int) -> Sequence[Row]:
+    """Return the first `count` rows, all of them for -1."""
+    if count == -1 or count >= len(dataset):
+        return dataset
+    return Subset(dataset, range(count))  # type: ignore[arg-type,return-value]
+
+
+def step_batches(
+    dataset: Sequence[Row],
+    training: TrainingArguments,
+    max_length: int,
+    tokenizer: PreTrainedTokenizerBase,
+    world: World,
+) -> StepBatches:
+    """Return the optimiser steps over a data set."""
+    shape = StepShape(
+        training.batch_size,
+        training.gradient_accumulation_steps,
+        max_length,
+        tokenizer.pad_token_id,  # type: ignore[arg-type]
+        training.seed,
+    )
+    return StepBatches(dataset, shape, world)
+
+
+def store_files(*folders: str | None) -> list[Path]:
+    """Return the binary files of processed stores, for the record of a run."""
+    return sorted(path for folder in folders if folder for path in Path(folder).glob("*.bin"))

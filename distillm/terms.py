@@ -1,0 +1,37 @@
+"""From a method to the terms of its loss: the one place that maps names to objects."""
+
+from functools import partial
+
+from distillm.arguments import DistillationArguments
+from distillm.divergences import DIVERGENCES, Divergence
+from distillm.method import Method
+from distillm.models import SplitModel
+from distillm.objective import CrossEntropyTerm, DivergenceTerm, Term
+
+
+def make_terms(
+    method: Method,
+    arguments: DistillationArguments,
+    student: SplitModel,
+    teacher: SplitModel | None,
+    corpus: bool,
+) -> list[Term]:
+    """Return the terms of SPEC 1.2, but for those of add-ons; a term of weight 0 is left out."""
+    ratio = arguments.kd_ratio if method.needs_teacher else 0.0
+    terms: list[Term] = []
+    if ratio < 1:
+        terms.append(CrossEntropyTerm("cross_entropy", 1 - ratio, "instruction", student))
+    if method.divergence is not None and ratio > 0:
+        assert teacher is not None
+        divergence = parametrised(method.divergence, arguments)
+        terms.append(DivergenceTerm(method.divergence, ratio, divergence, student, teacher))
+    if corpus and arguments.lm_coef > 0:
+        terms.append(CrossEntropyTerm("corpus", arguments.lm_coef, "corpus", student))
+    return terms
+
+
+def parametrised(name: str, arguments: DistillationArguments) -> Divergence:
+    """Return a divergence with its parameter set from the options."""
+    if name in ("sfkl", "srkl"):
+        return partial(DIVERGENCES[name], skew=arguments.skew_alpha)
+    return DIVERGENCES[name]

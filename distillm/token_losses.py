@@ -1,0 +1,46 @@
+"""Sums of per-token losses over many tokens, with the memory of one chunk.
+
+Hidden states are gathered at the positions that count before any LM head sees them; head and loss then run
+over chunks of tokens, recomputed in the backward pass, so no `[B, T, V]` tensor ever exists.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+# Logits (or other values as wide) of one chunk: 128 MiB in fp32.
+CHUNK_ELEMENTS = 2**25
+
+
+def gather_tokens(states: Tensor, mask: Tensor) -> Tensor:
+    """Return the states of the positions that count: `[B, T, D]`, bool `[B, T]` → `[M, D]`."""
+    return states[mask]
+
+
+def sum_over_chunks(per_token: Callable[..., Tensor], tensors: tuple[Tensor, ...], width: int) -> Tensor:
+    """Return the sum of `per_token(*tensors)` (`[..., M, D]` each → `[M]`), evaluated in chunks of tokens.
+
+    `width` is the number of values that `per_token` holds for each token (vocabulary × layers, say).
+    A single chunk is not recomputed: it already fits.
+    """
+    num_tokens = tensors[0].shape[-2]
+    chunk = max(1, CHUNK_ELEMENTS // width)
+    if num_tokens <= chunk:
+        return per_token(*tensors).sum()
+
+    def chunk_sum(*parts: Tensor) -> Tensor:
+        return per_token(*parts).sum()
+
+    total = tensors[0].new_zeros((), dtype=torch.float32)
+    for start in range(0, num_tokens, chunk):
+        parts = [tensor.narrow(-2, start, min(chunk, num_tokens - start)) for tensor in tensors]
+        total = total + checkpoint(chunk_sum, *parts, use_reentrant=False, preserve_rng_state=False)
+    return total
+
+
+def cross_entropy_per_token(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return −log softmax(logits)[label] in fp32: `[M, V]`, `[M, 1]` → `[M]`."""
+    return F.cross_entropy(logits.float(), labels.squeeze(-1), reduction="none")

@@ -1,0 +1,175 @@
+"""Score a model: ROUGE-L and exact match of sampled responses, on several test sets with several seeds.
+
+The smallest command, on a laptop:
+
+    python3 evaluate.py --model-path results/tiny/train/sft/student --data-dir data/tiny --data-names dolly \\
+        --seeds 10 --save results/tiny/eval_main/sft_student
+
+The paper's protocol (5 seeds, 5 sets, one model load):
+
+    bash scripts/gpt2/eval/run_eval.sh 0 contra/distillm/0.1B_1.5B
+
+Output: `<save>/<set>-<max-length>/<seed>/{args.json, answers.jsonl, metrics.json, log.txt}`. Finished pairs of set
+and seed are skipped. All sets and seeds share one stream of batches; a row's answer depends on (seed, set, row) alone.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from data_utils.errors import UserError, run_as_script
+from data_utils.files import atomic_folder, write_json
+from data_utils.instructions import EVALUATION_SETS, load_evaluation_set, references
+from data_utils.prompts import encode_prompt
+from data_utils.randomness import keyed_uniforms
+from distillm.arguments import DecodingArguments, merged, option, parse_arguments, require_positive
+from distillm.distributed import join_world, leave_world
+from distillm.engine import DTYPES, PRECISIONS, autocast, resolve_precision
+from distillm.generation import DecodingSettings, Generator
+from distillm.metrics import compute_metrics
+from distillm.models import freeze, load_causal_lm, load_tokenizer
+from distillm.reporting import format_record, run_header
+
+# Prompts that are generated before their results are written: what a killed evaluation loses at most.
+PROMPTS_PER_ROUND = 20_000
+
+
+@dataclass
+class EvaluationArguments:
+    """What is evaluated on what."""
+
+    model_path: str = option("", "checkpoint: a folder or a hub id")
+    peft_path: str | None = option(None, "adapter, merged into the model at load")
+    precision: str = option("auto", "of matrix products; auto: bf16 where the hardware has it, else fp32", PRECISIONS)
+    data_dir: str = option("data", "folder with the raw test sets (dolly/valid.jsonl, …)")
+    data_names: list[str] = field(
+        default_factory=lambda: list(EVALUATION_SETS),
+        metadata={"help": "test sets", "choices": list(EVALUATION_SETS)},
+    )
+    seeds: list[int] = field(default_factory=lambda: [10, 20, 30, 40, 50], metadata={"help": "of the sampling"})
+    num_rows: int = option(-1, "rows of each set to use; -1: all")
+    max_length: int = option(512, "ids of a row, prompt and response")
+    max_prompt_length: int = option(256, "ids of a prompt; the rest of max-length is room for the response")
+    eval_batch_size: int = option(64, "prompts of one batch on one rank")
+    save: str = option("", "folder for the results")
+
+    def __post_init__(self) -> None:
+        if not self.model_path or not self.save:
+            raise UserError("--model-path and --save are needed: a checkpoint, and a folder for the results")
+        require_positive(self, "eval_batch_size", "max_prompt_length")
+        if self.max_prompt_length >= self.max_length:
+            raise UserError(
+                f"--max-prompt-length {self.max_prompt_length} leaves no room in --max-length {self.max_length}"
+            )
+
+
+@dataclass
+class Job:
+    """One pair of test set and seed."""
+
+    name: str
+    seed: int
+    folder: Path
+    records: list[dict[str, Any]]
+
+
+def main() -> None:
+    (arguments, decoding), _ = parse_arguments([EvaluationArguments, DecodingArguments], __doc__ or "")
+    jobs = open_jobs(arguments)
+    if not jobs:
+        print(f"{arguments.save} holds all of these results: nothing to do")
+        return
+    world = join_world()
+    tokenizer = load_tokenizer(arguments.model_path)
+    precision = resolve_precision(arguments.precision, world.device)
+    model = load_causal_lm(arguments.model_path, DTYPES[precision], adapter_path=arguments.peft_path)
+    model = freeze(model).to(world.device)
+    room = arguments.max_length - arguments.max_prompt_length
+    generator = Generator(tokenizer, DecodingSettings(room, **vars(decoding)), world, arguments.eval_batch_size)
+    header = run_header(merged([arguments, decoding]), seed=0, global_batch_size=arguments.eval_batch_size * world.size)
+    for group in rounds(jobs):
+        with autocast(precision, world.device):
+            answers = generate(model, tokenizer, generator, group, arguments.max_prompt_length)
+        if world.is_main:
+            for job, texts in zip(group, answers, strict=True):
+                write_results(job, texts, header)
+    leave_world(world)
+
+
+def open_jobs(arguments: EvaluationArguments) -> list[Job]:
+    """Return the pairs of set and seed whose results do not stand yet; missing data is an error at once."""
+    limit = None if arguments.num_rows == -1 else arguments.num_rows
+    sets = {name: load_evaluation_set(arguments.data_dir, name)[:limit] for name in arguments.data_names}
+    jobs = [
+        Job(name, seed, Path(arguments.save) / f"{name}-{arguments.max_length}" / str(seed), records)
+        for name, records in sets.items()
+        for seed in arguments.seeds
+    ]
+    return [job for job in jobs if not (job.folder / "metrics.json").exists()]
+
+
+def rounds(jobs: Sequence[Job]) -> Iterator[list[Job]]:
+    """Group jobs so that their prompts fill batches together."""
+    group: list[Job] = []
+    for job in jobs:
+        if group and sum(len(other.records) for other in group) + len(job.records) > PROMPTS_PER_ROUND:
+            yield group
+            group = []
+        group.append(job)
+    yield group
+
+
+def generate(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    generator: Generator,
+    jobs: Sequence[Job],
+    max_prompt_length: int,
+) -> list[list[str]]:
+    """Return the answers of each job, in the order of its records."""
+    prompts = {
+        job.name: [encode_prompt(tokenizer, record["prompt"], max_prompt_length) for record in job.records]
+        for job in {job.name: job for job in jobs}.values()
+    }
+    room = generator.settings.max_new_tokens
+    uniforms = [
+        keyed_uniforms(job.seed, f"evaluation of {job.name}", 0, list(range(len(job.records))), room) for job in jobs
+    ]
+    all_prompts = [prompt for job in jobs for prompt in prompts[job.name]]
+    responses = generator.respond_with(model, all_prompts, np.concatenate(uniforms), "evaluation")
+    texts = iter(tokenizer.batch_decode(responses, skip_special_tokens=True))
+    return [[next(texts) for _ in job.records] for job in jobs]
+
+
+def write_results(job: Job, answers: list[str], header: dict[str, Any]) -> None:
+    """Write one job's folder, atomically."""
+    per_row = [
+        compute_metrics([answer], [references(record)])["rougeL"]
+        for answer, record in zip(answers, job.records, strict=True)
+    ]
+    metrics = compute_metrics(answers, [references(record) for record in job.records]) | {"rows": len(answers)}
+    with atomic_folder(job.folder) as temporary:
+        write_json(temporary / "args.json", header | {"seed": job.seed, "data_name": job.name})
+        with open(temporary / "answers.jsonl", "w", encoding="utf-8") as file:
+            for record, answer, score in zip(job.records, answers, per_row, strict=True):
+                line = {
+                    "prompt": record["prompt"],
+                    "answer": answer,
+                    "references": references(record),
+                    "rougeL": score,
+                }
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        summary = format_record({"set": job.name, "seed": job.seed, **metrics})
+        (temporary / "log.txt").write_text(summary + "\n", encoding="utf-8")
+        write_json(temporary / "metrics.json", metrics)
+    print(summary)
+
+
+if __name__ == "__main__":
+    run_as_script(main)

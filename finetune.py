@@ -1,0 +1,280 @@
+"""Train a student: supervised fine-tuning, every distillation method, and CONTRA on top of each.
+
+The smallest command, on a laptop (a model folder and a processed store, see README.md):
+
+    python3 finetune.py --type lm --model-path checkpoints/tiny/student --data-dir processed_data/dolly/full/tiny \\
+        --save results/tiny/train/sft --do-train --do-valid
+
+The paper's DistiLLM + CONTRA (all its options stand in the script):
+
+    bash scripts/gpt2/distillm/contra_0.1B_1.5B.sh . 2012 1
+
+In the end the save folder is the trained model (`AutoModelForCausalLM.from_pretrained(save)`, or a PEFT adapter)
+with its tokenizer, `args.json`, `log.jsonl`, `training.log`, and for CONTRA the refreshed field and projector.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from contra.field_files import load_field, save_field
+from contra.term import AlignmentTerm
+from contra.training import FieldRefresh, FieldSettings, FieldTrainer
+from data_utils.errors import run_as_script
+from distillm.arguments import (
+    ContraArguments,
+    DataArguments,
+    DecodingArguments,
+    DistillationArguments,
+    LayerPairArguments,
+    LoggingArguments,
+    ModelArguments,
+    OnPolicyArguments,
+    TrainingArguments,
+    merged,
+    parse_arguments,
+)
+from distillm.batches import StepBatches
+from distillm.deepspeed_engine import DeepSpeedEngine, load_config
+from distillm.distributed import World, join_world, leave_world
+from distillm.engine import Engine, TorchEngine, resolve_precision
+from distillm.generation import DecodingSettings, Generator
+from distillm.layer_schedule import layer_schedule
+from distillm.method import Method
+from distillm.models import SplitModel, load_tokenizer
+from distillm.objective import Objective, Term
+from distillm.on_policy import AdaptiveThreshold, DatasetRows, OnPolicyRows, OnPolicySettings, ReplayBuffer
+from distillm.option_use import check_option_use
+from distillm.reporting import make_logger, run_header
+from distillm.run_folder import open_run_folder
+from distillm.setup import first_rows, load_rows, load_student, load_teacher, step_batches, store_files
+from distillm.terms import make_terms
+from distillm.trainer import EpochEnd, Trainer, TrainerSettings
+from distillm.validation import ValidationSettings, Validator
+
+
+@dataclass
+class Arguments:
+    """All options of this script, by concern."""
+
+    model: ModelArguments
+    data: DataArguments
+    training: TrainingArguments
+    decoding: DecodingArguments
+    distillation: DistillationArguments
+    on_policy: OnPolicyArguments
+    layer_pairs: LayerPairArguments
+    contra: ContraArguments
+    logging: LoggingArguments
+
+    @classmethod
+    def parse(cls) -> tuple["Arguments", Method]:
+        types = list(cls.__annotations__.values())
+        parts, given = parse_arguments(types, __doc__ or "")
+        arguments = cls(*parts)
+        method = Method.parse(arguments.distillation.type)
+        check_option_use(method, merged(parts), given)
+        return arguments, method
+
+    def options(self) -> dict:
+        return merged(list(vars(self).values()))
+
+
+@dataclass
+class Models:
+    """Student, teacher (if the method has one) and the tokenizer they share."""
+
+    student: SplitModel
+    teacher: SplitModel | None
+    tokenizer: PreTrainedTokenizerBase
+
+
+def main() -> None:
+    arguments, method = Arguments.parse()
+    world = join_world()
+    rows_per_step = arguments.training.batch_size * arguments.training.gradient_accumulation_steps * world.size
+    header = run_header(
+        arguments.options(),
+        seed=arguments.training.seed,
+        global_batch_size=rows_per_step,
+        data_files=store_files(arguments.data.data_dir, arguments.data.lm_data_dir),
+    )
+    training = arguments.training
+    if not training.dry_run and open_run_folder(training.save, header, training.resume, world.is_main):
+        print(f"{training.save} holds this run, finished: nothing to do (--resume never starts it afresh)")
+        return
+    trainer = setup(arguments, method, world, header)
+    if training.dry_run:
+        trainer.dry_run()
+    elif training.do_train:
+        trainer.fit()
+    else:
+        trainer.validate_only()
+    leave_world(world)
+
+
+def setup(arguments: Arguments, method: Method, world: World, header: dict) -> Trainer:
+    """Build the trainer of a run: models, data, objective, and what happens after an epoch."""
+    data, training = arguments.data, arguments.training
+    precision = resolve_precision(arguments.model.precision, world.device)
+    models = setup_models(arguments, method, precision, world)
+    train_rows = first_rows(load_rows(data.data_dir, "train", data, models.student), data.train_num)
+    batches = step_batches(train_rows, training, data.max_length, models.tokenizer, world)
+    corpus = None
+    if data.lm_data_dir is not None and arguments.distillation.lm_coef > 0:
+        corpus_rows = load_rows(data.lm_data_dir, "train", data, models.student)
+        corpus = step_batches(corpus_rows, training, data.max_length, models.tokenizer, world)
+    settings = trainer_settings(training, arguments, batches.steps_per_epoch, precision)
+    engine = setup_engine(arguments, models.student, precision, world)
+    generator = setup_generator(arguments, models.tokenizer, world)
+    terms = make_terms(method, arguments.distillation, models.student, models.teacher, corpus is not None)
+    callbacks: list[EpochEnd] = []
+    on_export = do_nothing
+    if method.contra:
+        term, refresh = setup_contra(arguments, models, batches, settings, world)
+        terms.append(term)
+        callbacks.append(refresh)
+        field = refresh.trainer
+
+        def on_export(folder: Path) -> None:
+            save_field(folder, field.velocity_field, field.projector)
+
+    return Trainer(
+        engine=engine,
+        objective=Objective(terms, models.student, models.teacher, world),
+        batches=batches,
+        corpus=corpus,
+        policy=setup_policy(arguments, method, models.student, generator),
+        validator=setup_validator(arguments, models, generator, world),
+        callbacks=callbacks,
+        tokenizer=models.tokenizer,
+        logger=make_logger(training.save, world.rank, arguments.logging.report_to, header),
+        settings=settings,
+        world=world,
+        on_export=on_export,
+    )
+
+
+def setup_models(arguments: Arguments, method: Method, precision: str, world: World) -> Models:
+    """Load the models and schedule the layers whose hidden states the method compares."""
+    student = load_student(arguments.model, world)
+    teacher = load_teacher(arguments.model, student, precision, world) if method.needs_teacher else None
+    if method.needs_hidden_states:
+        assert teacher is not None
+        for model in (student, teacher):
+            model.layers = layer_schedule(model.config.num_hidden_layers, arguments.layer_pairs.num_distill_layers)
+    return Models(student, teacher, load_tokenizer(arguments.model.model_path))
+
+
+def setup_engine(arguments: Arguments, student: SplitModel, precision: str, world: World) -> Engine:
+    """Return DeepSpeed when a configuration is given, else plain torch."""
+    training = arguments.training
+    if training.deepspeed_config is None:
+        return TorchEngine(student.model, training.weight_decay, training.clip_grad, precision, world)
+    config = load_config(
+        training.deepspeed_config,
+        training.batch_size,
+        training.gradient_accumulation_steps,
+        training.clip_grad,
+        precision,
+    )
+    return DeepSpeedEngine(student.model, training.weight_decay, config, world)
+
+
+def setup_generator(arguments: Arguments, tokenizer: PreTrainedTokenizerBase, world: World) -> Generator:
+    room = arguments.data.max_length - arguments.data.max_prompt_length
+    settings = DecodingSettings(room, **vars(arguments.decoding))
+    return Generator(tokenizer, settings, world, arguments.training.eval_batch_size)
+
+
+def setup_policy(
+    arguments: Arguments, method: Method, student: SplitModel, generator: Generator
+) -> DatasetRows | OnPolicyRows:
+    """Return where the rows of a step come from."""
+    if method.sampling == "dataset":
+        return DatasetRows()
+    options = arguments.on_policy
+    settings = OnPolicySettings(
+        method.sampling,
+        options.mixed_alpha,
+        options.replay_ratio,
+        arguments.data.max_length,
+        arguments.training.seed,
+    )
+    threshold = AdaptiveThreshold(options.init_threshold, options.loss_eps)
+    return OnPolicyRows(settings, threshold, ReplayBuffer(options.capacity), student.model, generator)
+
+
+def setup_validator(arguments: Arguments, models: Models, generator: Generator, world: World) -> Validator | None:
+    training, data = arguments.training, arguments.data
+    if not training.do_valid:
+        return None
+    dataset = load_rows(data.data_dir, "valid", data, models.student)
+    num_rows = len(first_rows(dataset, data.dev_num))
+    settings = ValidationSettings(training.eval_batch_size, data.max_length, training.eval_gen, training.seed)
+    return Validator(dataset, num_rows, models.tokenizer, generator, settings, world)
+
+
+def setup_contra(
+    arguments: Arguments, models: Models, batches: StepBatches, settings: TrainerSettings, world: World
+) -> tuple[Term, FieldRefresh]:
+    """Load the field that stage 1 trained; return its term of the loss and its refresh after an epoch."""
+    contra, training, teacher = arguments.contra, arguments.training, models.teacher
+    assert teacher is not None and contra.velocity_field_path is not None
+    velocity_field, projector = load_field(
+        contra.velocity_field_path,
+        contra.projector_path or contra.velocity_field_path,
+        models.student.config.hidden_size,
+        teacher.config.hidden_size,
+        arguments.layer_pairs.num_distill_layers,
+    )
+    for module in (velocity_field, projector):
+        module.requires_grad_(False).eval().to(world.device)
+    term = AlignmentTerm(
+        arguments.distillation.kd_ratio * contra.contra_weight, contra.curriculum, velocity_field, projector
+    )
+    total_steps = FieldRefresh.total_steps(
+        settings.epochs, contra.velocity_update_interval, contra.velocity_epochs, batches.steps_per_epoch
+    )
+    optimisation = FieldSettings(
+        total_steps,
+        training.lr,
+        training.lr_min,
+        training.lr_decay_style,
+        training.warmup_iters,
+        training.weight_decay,
+        settings.precision,
+        training.seed,
+    )
+    trainer = FieldTrainer(velocity_field, projector, models.student, teacher, optimisation, world)
+    return term, FieldRefresh(trainer, batches, contra.velocity_epochs, contra.velocity_update_interval)
+
+
+def trainer_settings(
+    training: TrainingArguments, arguments: Arguments, steps_per_epoch: int, precision: str
+) -> TrainerSettings:
+    return TrainerSettings(
+        save=Path(training.save),
+        total_steps=training.total_iters or training.epochs * steps_per_epoch,
+        steps_per_epoch=steps_per_epoch,
+        seed=training.seed,
+        precision=precision,
+        lr=training.lr,
+        lr_min=training.lr_min,
+        warmup_iters=training.warmup_iters,
+        lr_decay_style=training.lr_decay_style,
+        log_interval=training.log_interval,
+        eval_interval=training.eval_interval,
+        save_interval=training.save_interval,
+        only_save_last=training.only_save_last,
+        log_term_gradients=arguments.distillation.log_term_gradients,
+    )
+
+
+def do_nothing(folder: Path) -> None:
+    """No add-on wants to write beside an exported model."""
+
+
+if __name__ == "__main__":
+    run_as_script(main)

@@ -1,0 +1,170 @@
+"""Stage 1 of CONTRA: train the velocity field and the projector on a frozen student and teacher.
+
+The smallest command, on a laptop:
+
+    python3 train_velocity_field.py --model-path results/tiny/train/init \\
+        --teacher-model-path results/tiny/train/sft/teacher --data-dir processed_data/dolly/full/tiny \\
+        --save results/tiny/train/velocity_field --velocity-d-model 64
+
+The paper's (all its options stand in the script):
+
+    bash scripts/gpt2/train_velocity_field.sh . 2012 1
+
+In the end the save folder holds `velocity_field.{json,safetensors}` and `projector.{json,safetensors}`, which
+`finetune.py --type …-contra` takes as `--velocity-field-path`, with `args.json`, `log.jsonl` and `training.log`.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from contra.field_files import save_field
+from contra.projector import Projector
+from contra.training import FieldSettings, FieldTrainer
+from contra.velocity_field import VelocityField
+from data_utils.errors import UserError, run_as_script
+from data_utils.files import atomic_folder, write_json
+from data_utils.randomness import keyed_seed
+from distillm.arguments import (
+    DataArguments,
+    LayerPairArguments,
+    LoggingArguments,
+    ModelArguments,
+    TrainingArguments,
+    VelocityFieldArguments,
+    merged,
+    parse_arguments,
+)
+from distillm.batches import StepBatches
+from distillm.distributed import World, join_world, leave_world
+from distillm.engine import resolve_precision
+from distillm.layer_schedule import layer_schedule
+from distillm.models import freeze, load_tokenizer
+from distillm.reporting import Logger, make_logger, run_header
+from distillm.run_folder import FINISHED, open_run_folder
+from distillm.setup import first_rows, load_rows, load_student, load_teacher, step_batches, store_files
+
+CHECKPOINT = "checkpoint"
+
+
+@dataclass
+class Arguments:
+    """All options of this script, by concern."""
+
+    model: ModelArguments
+    data: DataArguments
+    training: TrainingArguments
+    layer_pairs: LayerPairArguments
+    velocity_field: VelocityFieldArguments
+    logging: LoggingArguments
+
+    @classmethod
+    def parse(cls) -> "Arguments":
+        parts, _ = parse_arguments(list(cls.__annotations__.values()), __doc__ or "")
+        return cls(*parts)
+
+    def options(self) -> dict:
+        return merged(list(vars(self).values()))
+
+
+def main() -> None:
+    arguments = Arguments.parse()
+    if arguments.training.deepspeed:
+        raise UserError("the velocity field is too small for DeepSpeed: leave out --deepspeed and its configuration")
+    world = join_world()
+    training = arguments.training
+    rows_per_step = training.batch_size * training.gradient_accumulation_steps * world.size
+    header = run_header(
+        arguments.options(),
+        seed=training.seed,
+        global_batch_size=rows_per_step,
+        data_files=store_files(arguments.data.data_dir),
+    )
+    if not training.dry_run and open_run_folder(training.save, header, training.resume, world.is_main):
+        print(f"{training.save} holds this run, finished: nothing to do (--resume never starts it afresh)")
+        return
+    trainer, batches = setup(arguments, world)
+    if training.dry_run:
+        loss = next(trainer.train(batches, 1, "dry run"))
+        print(f"dry run: velocity_field_loss {float(loss):.4g}")
+    else:
+        fit(
+            trainer,
+            batches,
+            arguments,
+            make_logger(training.save, world.rank, arguments.logging.report_to, header),
+        )
+    leave_world(world)
+
+
+def setup(arguments: Arguments, world: World) -> tuple[FieldTrainer, StepBatches]:
+    """Load both models and the rows; make a new field and projector that fit them."""
+    training, data, shape = arguments.training, arguments.data, arguments.velocity_field
+    precision = resolve_precision(arguments.model.precision, world.device)
+    student = load_student(arguments.model, world)
+    teacher = load_teacher(arguments.model, student, precision, world)
+    freeze(student.model)
+    num_pairs = arguments.layer_pairs.num_distill_layers
+    for model in (student, teacher):
+        model.layers = layer_schedule(model.config.num_hidden_layers, num_pairs)
+    rows = first_rows(load_rows(data.data_dir, "train", data, student), data.train_num)
+    tokenizer = load_tokenizer(arguments.model.model_path)
+    batches = step_batches(rows, training, data.max_length, tokenizer, world)
+    torch.manual_seed(keyed_seed(training.seed, "velocity field weights"))
+    student_size, teacher_size = student.config.hidden_size, teacher.config.hidden_size
+    velocity_field = VelocityField(teacher_size, shape.velocity_d_model, num_pairs, shape.velocity_n_layers)
+    projector = Projector(student_size, teacher_size)
+    settings = FieldSettings(
+        total_steps=training.total_iters or training.epochs * batches.steps_per_epoch,
+        lr=training.lr,
+        lr_min=training.lr_min,
+        lr_decay_style=training.lr_decay_style,
+        warmup_iters=training.warmup_iters,
+        weight_decay=training.weight_decay,
+        precision=precision,
+        seed=training.seed,
+    )
+    learner = velocity_field.to(world.device), projector.to(world.device)
+    return FieldTrainer(*learner, student, teacher, settings, world), batches
+
+
+def fit(trainer: FieldTrainer, batches: StepBatches, arguments: Arguments, logger: Logger) -> None:
+    """Train from where the checkpoint stands, or from the start; keep the last weights."""
+    training, world, total = arguments.training, trainer.world, trainer.settings.total_steps
+    save = Path(training.save)
+    checkpoint = save / CHECKPOINT
+    if checkpoint.exists():
+        trainer.load(checkpoint, json.loads((checkpoint / "step.json").read_text(encoding="utf-8")))
+    logger.truncate_after(trainer.step if trainer.step else -1)
+    every = batches.steps_per_epoch if training.save_interval == -1 else training.save_interval
+    losses: list[Tensor] = []
+    for loss in trainer.train(batches, total - trainer.step, "velocity field"):
+        losses.append(loss)
+        step = trainer.step
+        saves = step % every == 0 or step == total
+        if saves or step % training.log_interval == 0:
+            epoch = (step - 1) // batches.steps_per_epoch + 1
+            logger.log({"step": step, "epoch": epoch, "loss": float(torch.stack(losses).mean())})
+            losses = []
+        if saves and world.is_main:
+            save_checkpoint(trainer, checkpoint)
+    if world.is_main:
+        save_field(save, trainer.velocity_field, trainer.projector)
+        write_json(save / FINISHED, {"step": trainer.step})
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    logger.close()
+
+
+def save_checkpoint(trainer: FieldTrainer, folder: Path) -> None:
+    """Write all that the training depends on, atomically."""
+    with atomic_folder(folder) as temporary:
+        trainer.save(temporary)
+        write_json(temporary / "step.json", trainer.step)
+
+
+if __name__ == "__main__":
+    run_as_script(main)
