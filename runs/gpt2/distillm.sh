@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# DistiLLM on gpt2, from nothing to its ROUGE-L. Extra options go to every training script.
+set -euo pipefail
+source "$(dirname "$0")/../../scripts/gpt2/common.sh"
+
+start_run
+prepare_teacher "$@"
+prepare_student "$@"
+step distillm/train_0.1B_1.5B.sh "$@"
+evaluate_run distillm/0.1B_1.5B

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# DistiLLM + CONTRA on gpt2, from nothing to its ROUGE-L. Extra options go to every training script.
+set -euo pipefail
+source "$(dirname "$0")/../../scripts/gpt2/common.sh"
+
+start_run
+prepare_teacher "$@"
+prepare_student "$@"
+prepare_velocity_field "$@"
+step distillm/contra_0.1B_1.5B.sh "$@"
+evaluate_run contra/distillm/0.1B_1.5B

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Classic distillation on gpt2, from nothing to its ROUGE-L. Extra options go to every training script.
+set -euo pipefail
+source "$(dirname "$0")/../../scripts/gpt2/common.sh"
+
+start_run
+prepare_teacher "$@"
+step kd/kd_base.sh "$@"
+evaluate_run kd/base
