@@ -23,30 +23,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from tqdm import tqdm
 
+from data_utils.corpus import read_documents
 from data_utils.errors import UserError, run_as_script
 from data_utils.indexed_dataset import IndexedDatasetWriter, token_dtype
 from data_utils.prompts import encode_text
 from data_utils.store_meta import vocabulary_size
 from tools.processing import map_in_order, processing_parser, store_folder, summary, tokenizer_of, write_meta
 
-NEWLINES = "<@x(x!>"
 SMALL_CORPUS_SHARE = 20  # one chunk in so many is for validation when there are too few
-
-
-def read_documents(path: Path) -> Iterator[str]:
-    """Yield the documents of a corpus file, newlines restored; blank lines are none."""
-    if not path.is_file():
-        raise UserError(
-            f"{path} does not exist: run tools/get_openwebtext.py, or put one document a line there"
-        )
-    with open(path, "rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                document = line.decode().strip()
-            except UnicodeDecodeError as error:
-                raise UserError(f"{path}:{number} is not UTF-8 ({error.reason}): convert the file") from error
-            if document:
-                yield document.replace(NEWLINES, "\n")
 
 
 def encode_document(document: str, tokenizer: Any, dtype: np.dtype) -> np.ndarray:
@@ -91,15 +75,11 @@ def main() -> None:
     bar = tqdm(cut(documents, options.max_length), desc="corpus", total=wanted, unit="chunk", disable=None)
     chunks = list(islice(bar, wanted))
     if len(chunks) < 2:
-        raise UserError(
-            f"{source} has {len(chunks)} chunks of {options.max_length} tokens, two are needed: add text"
-        )
+        raise UserError(f"{source} has {len(chunks)} chunks of {options.max_length} tokens, two are needed: add text")
     num_dev = num_dev_chunks(len(chunks), train_num, dev_num)
     last = None if train_num is None else num_dev + train_num
     splits = {"train": chunks[num_dev:last], "valid": chunks[:num_dev]}
-    counts = {
-        split: {"rows": len(rows), "tokens": len(rows) * options.max_length} for split, rows in splits.items()
-    }
+    counts = {split: {"rows": len(rows), "tokens": len(rows) * options.max_length} for split, rows in splits.items()}
     with store_folder(options.processed_data_dir) as folder:
         for split, rows in splits.items():
             with IndexedDatasetWriter(folder / f"{split}_0", dtype) as store:

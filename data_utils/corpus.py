@@ -1,0 +1,29 @@
+"""Plain-text corpora: `data.txt` holds one document a line, runs of newlines inside it written `<@x(x!>`."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_utils.errors import UserError
+
+NEWLINES = "<@x(x!>"
+
+
+def document_line(document: str) -> str:
+    """Return a document as the one line that stands for it, line end included; "" for a blank document."""
+    line = re.sub(r"[\r\n]+", NEWLINES, document.strip())
+    return f"{line}\n" if line else ""
+
+
+def read_documents(path: Path) -> Iterator[str]:
+    """Yield the documents of a corpus file, newlines restored; blank lines are none."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: run tools/get_openwebtext.py, or put one document a line there")
+    with open(path, "rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                document = line.decode().strip()
+            except UnicodeDecodeError as error:
+                raise UserError(f"{path}:{number} is not UTF-8 ({error.reason}): convert the file") from error
+            if document:
+                yield document.replace(NEWLINES, "\n")

@@ -1,0 +1,59 @@
+"""Fetch the pretraining corpus from the Hugging Face hub into data/openwebtext/data.txt.
+
+    python3 tools/get_openwebtext.py
+
+fetches a sample of 100,000 documents, enough for the 22.87K chunks that the scripts use;
+`--data-set Skylion007/openwebtext` is the whole. One document a line, runs of newlines written `<@x(x!>`.
+A file that stands already is left alone.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tqdm import tqdm
+
+from data_utils.corpus import document_line
+from data_utils.errors import UserError, run_as_script
+from data_utils.files import atomic_file
+from tools.command_line import ToolParser
+from tools.hub import first_line, quiet_hub
+
+
+def load_documents(data_set: str) -> Any:
+    """Return the training split of a data set on the hub, whose rows have a `text`."""
+    from datasets import load_dataset
+
+    documents = load_dataset(data_set, split="train")
+    if "text" not in documents.column_names:
+        raise UserError(f"{data_set} has no column `text`, only {', '.join(documents.column_names)}")
+    return documents
+
+
+def main() -> None:
+    parser = ToolParser(__doc__)
+    parser.add_argument("--data-set", default="Elriggs/openwebtext-100k", help="data set id on the hub")
+    parser.add_argument("--data-dir", type=Path, default=Path("data/openwebtext"), help="folder of data.txt")
+    options = parser.parse_args()
+    path = options.data_dir / "data.txt"
+    if path.exists():
+        print(f"{path} stands already")
+        return
+    quiet_hub()
+    try:
+        documents = load_documents(options.data_set)
+    except OSError as error:
+        raise UserError(
+            f"cannot fetch {options.data_set} ({first_line(error)}); missing {path}: put it there by hand, "
+            "one document a line, runs of newlines written <@x(x!>"
+        ) from error
+    with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as lines:
+        for document in tqdm(documents, unit="document", disable=None):
+            lines.write(document_line(document["text"]))
+    print(f"{len(documents):,} documents written to {path}")
+
+
+if __name__ == "__main__":
+    run_as_script(main)
