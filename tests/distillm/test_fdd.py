@@ -133,3 +133,13 @@ def test_layers_that_say_the_same_give_a_finite_gradient():
     value, gradient = value_and_gradient(student, random_logits(19), [1] * TOKENS)
     assert math.isfinite(value)
     assert np.isfinite(gradient).all()
+
+
+def test_changes_shorter_than_the_cosine_eps_count_in_proportion():
+    student = np.zeros((2, TOKENS, VOCABULARY))
+    student[1, :, 0], student[1, :, 1] = 2.0**-18, -(2.0**-18)
+    teacher = student * 2.0**18
+    small = math.sqrt(2) * 2.0**-18
+    assert small < 1e-5
+    values = fdd_per_token(torch.tensor(student), torch.tensor(teacher), temperature=1e6)  # no trajectory to speak of
+    np.testing.assert_allclose(values, 1 - small / 1e-5, atol=0.05)
