@@ -32,7 +32,7 @@ from distillm.arguments import DecodingArguments, merged, option, parse_argument
 from distillm.distributed import join_world, leave_world
 from distillm.engine import DTYPES, PRECISIONS, autocast, resolve_precision
 from distillm.generation import DecodingSettings, Generator
-from distillm.metrics import compute_metrics
+from distillm.metrics import mean_scores, score_rows
 from distillm.models import freeze, load_causal_lm, load_tokenizer
 from distillm.reporting import format_record, run_header
 
@@ -149,21 +149,13 @@ def generate(
 
 def write_results(job: Job, answers: list[str], header: dict[str, Any]) -> None:
     """Write one job's folder, atomically."""
-    per_row = [
-        compute_metrics([answer], [references(record)])["rougeL"]
-        for answer, record in zip(answers, job.records, strict=True)
-    ]
-    metrics = compute_metrics(answers, [references(record) for record in job.records]) | {"rows": len(answers)}
+    scores = score_rows(answers, [references(record) for record in job.records])
+    metrics = mean_scores(scores) | {"rows": len(scores)}
     with atomic_folder(job.folder) as temporary:
         write_json(temporary / "args.json", header | {"seed": job.seed, "data_name": job.name})
         with open(temporary / "answers.jsonl", "w", encoding="utf-8") as file:
-            for record, answer, score in zip(job.records, answers, per_row, strict=True):
-                line = {
-                    "prompt": record["prompt"],
-                    "answer": answer,
-                    "references": references(record),
-                    "rougeL": score,
-                }
+            for record, answer, score in zip(job.records, answers, scores, strict=True):
+                line = {"prompt": record["prompt"], "answer": answer, "references": references(record), **score}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
         summary = format_record({"set": job.name, "seed": job.seed, **metrics})
         (temporary / "log.txt").write_text(summary + "\n", encoding="utf-8")

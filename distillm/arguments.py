@@ -166,7 +166,8 @@ class DistillationArguments:
     log_term_gradients: bool = option(False, "log each term's gradient norm at the student's last block")
 
     def __post_init__(self) -> None:
-        require_between(self, 0.0, 1.0, "kd_ratio", "skew_alpha")
+        require_between(self, 0.0, 1.0, "kd_ratio")
+        require_between(self, 0.0, 0.99, "skew_alpha")  # at 1 the mixture is the student itself: no gradient
 
 
 @dataclass

@@ -10,9 +10,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from data_utils.batching import TokenBatch
 from data_utils.errors import UserError
+
+transformers_logging.disable_progress_bar()  # a bar a weight shard is noise between our own bars
 
 
 @dataclass
@@ -67,10 +70,11 @@ class SplitModel:
     def check_head(self, device: torch.device) -> None:
         """Raise if the model's logits are not head(body(x)), e.g. because it caps or scales its logits."""
         ids = torch.arange(4, device=device).unsqueeze(0)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
         training = self.model.training
         self.model.eval()
-        whole = self.model(input_ids=ids, use_cache=False).logits
-        parts = self.head(self.body(input_ids=ids, use_cache=False).last_hidden_state)
+        whole = self.model(**inputs).logits
+        parts = self.head(self.body(**inputs).last_hidden_state)
         self.model.train(training)
         if not torch.allclose(whole.float(), parts.float(), rtol=1e-3, atol=1e-3):
             raise UserError(

@@ -1,4 +1,7 @@
-"""How hard each term of the loss pulls: its gradient norm at the student's last block (SPEC 1.2)."""
+"""How hard each term of the loss pulls: its gradient norm at the student's last block that all terms reach.
+
+That is the block of the last scheduled layer, if layers are compared: the alignment has no gradient above it.
+"""
 
 import torch
 from torch import Tensor
@@ -12,7 +15,9 @@ class TermGradients:
 
     def __init__(self, objective: Objective, world: World):
         self.objective, self.world = objective, world
-        self.parameters = [p for p in objective.student.blocks[-1].parameters() if p.requires_grad]
+        student = objective.student
+        last_block = student.blocks[student.layers[-1] - 1 if student.layers else -1]
+        self.parameters = [p for p in last_block.parameters() if p.requires_grad]
         self.gradients: list[Tensor] = []
 
     def add(self, term_values: Tensor) -> None:

@@ -1,9 +1,7 @@
 """From a method to the terms of its loss: the one place that maps names to objects."""
 
-from functools import partial
-
 from distillm.arguments import DistillationArguments
-from distillm.divergences import DIVERGENCES, Divergence
+from distillm.divergences import select_divergence
 from distillm.method import Method
 from distillm.models import SplitModel
 from distillm.objective import CrossEntropyTerm, DivergenceTerm, Term
@@ -23,15 +21,8 @@ def make_terms(
         terms.append(CrossEntropyTerm("cross_entropy", 1 - ratio, "instruction", student))
     if method.divergence is not None and ratio > 0:
         assert teacher is not None
-        divergence = parametrised(method.divergence, arguments)
+        divergence = select_divergence(method.divergence, arguments.skew_alpha)
         terms.append(DivergenceTerm(method.divergence, ratio, divergence, student, teacher))
     if corpus and arguments.lm_coef > 0:
         terms.append(CrossEntropyTerm("corpus", arguments.lm_coef, "corpus", student))
     return terms
-
-
-def parametrised(name: str, arguments: DistillationArguments) -> Divergence:
-    """Return a divergence with its parameter set from the options."""
-    if name in ("sfkl", "srkl"):
-        return partial(DIVERGENCES[name], skew=arguments.skew_alpha)
-    return DIVERGENCES[name]
