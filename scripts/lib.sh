@@ -141,20 +141,24 @@ start_training() {
     --save-interval -1
     --eval-interval -1
     --log-interval 10
-    --do-sample
-    --temperature 1.0
-    --top-p 1.0
-    --top-k 0
     --seed 10
     --precision "$PRECISION"
   )
-  [[ -z "$DEEPSPEED_CONFIG" ]] || options+=(--deepspeed --deepspeed_config "$DEEPSPEED_CONFIG")
   launch "$1" "${options[@]}" "${@:2}"
 }
 
+SAMPLING_OPTIONS=(
+  --do-sample
+  --temperature 1.0
+  --top-p 1.0
+  --top-k 0
+)
+
 # finetune OPTION...: CKPT learns from DATA_DIR.
 finetune() {
-  start_training finetune.py "$@"
+  local deepspeed=()
+  [[ -z "$DEEPSPEED_CONFIG" ]] || deepspeed=(--deepspeed --deepspeed_config "$DEEPSPEED_CONFIG")
+  start_training finetune.py "${SAMPLING_OPTIONS[@]}" "${deepspeed[@]}" "$@"
 }
 
 # distill OPTION...: CKPT learns from TEACHER_CKPT, and from the corpus in LM_DATA_DIR unless that is set to nothing.
@@ -183,14 +187,19 @@ distill_contra() {
     --velocity-field-path "$VELOCITY_FIELD_PATH" \
     --velocity-epochs 1 \
     --velocity-update-interval 1 \
-    "${VELOCITY_FIELD_OPTIONS[@]}" \
+    --num-distill-layers "$NUM_DISTILL_LAYERS" \
     "$@"
 }
 
 # train_velocity_field OPTION...: flow matching between CKPT and TEACHER_CKPT, both frozen, on DATA_DIR.
 train_velocity_field() {
   require_model TEACHER_CKPT
-  start_training train_velocity_field.py --teacher-model-path "$TEACHER_CKPT" "${VELOCITY_FIELD_OPTIONS[@]}" "$@"
+  start_training train_velocity_field.py \
+    --teacher-model-path "$TEACHER_CKPT" \
+    --velocity-n-layers "$VELOCITY_N_LAYERS" \
+    --velocity-d-model "$VELOCITY_D_MODEL" \
+    --num-distill-layers "$NUM_DISTILL_LAYERS" \
+    "$@"
 }
 
 # ---- evaluation --------------------------------------------------------------------------------------------------
@@ -215,7 +224,6 @@ evaluate() {
   name="${name#./}"
   launch evaluate.py \
     --model-path "$path" \
-    --model-type "$MODEL_TYPE" \
     --data-dir "$EVAL_DATA_DIR" \
     --data-names "${sets[@]}" \
     --seeds 10 20 30 40 50 \
@@ -223,10 +231,8 @@ evaluate() {
     --eval-batch-size "$EVAL_BATCH_SIZE" \
     --max-length "$MAX_LENGTH" \
     --max-prompt-length "$MAX_PROMPT_LENGTH" \
-    --do-sample \
-    --temperature 1.0 \
-    --top-p 1.0 \
-    --top-k 0 \
+    --precision "$PRECISION" \
+    "${SAMPLING_OPTIONS[@]}" \
     --no-repeat-ngram-size 6 \
     "${@:3}"
 }
