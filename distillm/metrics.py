@@ -13,10 +13,12 @@ _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 class _CachedTokenizer(Tokenizer):
     """rouge_score's own tokenizer; a response is compared with many references, and those with many responses."""
 
-    def __init__(self) -> None:
-        self.tokenize = lru_cache(maxsize=100_000)(DefaultTokenizer(use_stemmer=True).tokenize)
+    def tokenize(self, text: str) -> list[str]:
+        return _tokens(text)
 
 
+_TOKENIZER = DefaultTokenizer(use_stemmer=True)
+_tokens = lru_cache(maxsize=100_000)(_TOKENIZER.tokenize)
 _SCORER = RougeScorer(["rougeL"], tokenizer=_CachedTokenizer())
 
 
