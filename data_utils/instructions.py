@@ -137,8 +137,8 @@ def _parse_record(line: bytes, place: str) -> Record:
     for field in ("instruction", "output"):
         if field not in record:
             raise UserError(f"{place} has no `{field}`, only {', '.join(record) or 'an empty object'}")
-    for field in ("instruction", "input", "prompt"):
-        if not isinstance(record.get(field, ""), str | None):
+    for field, kinds in (("instruction", str), ("input", str | None), ("prompt", str | None)):
+        if not isinstance(record.get(field), kinds):
             raise UserError(f"{place}: `{field}` is a {type(record[field]).__name__}, it must be a string")
     output = record["output"]
     answers = [output] if isinstance(output, str) else output

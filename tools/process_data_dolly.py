@@ -69,9 +69,7 @@ def read_split(path: Path, start: int | None, stop: int | None) -> list[Source]:
     numbered = islice(iterate_jsonl(path), start, stop)
     sources = [Source(f"{path}:{number}", record) for number, record in numbered]
     if not sources:
-        raise UserError(
-            f"{path} has no record from row {start or 0} on: give more data, or a smaller --dev-num"
-        )
+        raise UserError(f"{path} has no record from row {start or 0} on: give more data, or a smaller --dev-num")
     return sources
 
 
@@ -101,9 +99,7 @@ def encode_source(source: Source, tokenizer: Any, max_prompt_length: int, max_le
             f"{max_length}: lower --max-prompt-length {max_prompt_length}"
         )
     # only a prompt of exactly the limit may have been cut
-    truncated = len(prompt) == max_prompt_length and prompt != encode_prompt(
-        tokenizer, prompt_text, sys.maxsize
-    )
+    truncated = len(prompt) == max_prompt_length and prompt != encode_prompt(tokenizer, prompt_text, sys.maxsize)
     record = source.record
     fields = {
         "instruction": record["instruction"],
@@ -132,9 +128,7 @@ def write_split(folder: Path, split: str, examples: Iterable[Example], dtype: An
 
 def main() -> None:
     parser = processing_parser(__doc__)
-    parser.add_argument(
-        "--max-prompt-length", type=positive, default=256, help="a longer prompt loses its middle"
-    )
+    parser.add_argument("--max-prompt-length", type=positive, default=256, help="a longer prompt loses its middle")
     options = parser.parse_args()
     files, sources = read_sources(options.data_dir, options.train_num, options.dev_num)
     tokenizer = tokenizer_of(options)

@@ -63,11 +63,8 @@ def num_dev_chunks(num_chunks: int, train_num: int | None, dev_num: int | None) 
     return share
 
 
-def main() -> None:
-    options = processing_parser(__doc__).parse_args()
-    source = options.data_dir / "data.txt"
-    tokenizer = tokenizer_of(options)
-    dtype = token_dtype(vocabulary_size(tokenizer))
+def read_chunks(options: Any, source: Path, tokenizer: Any, dtype: np.dtype) -> dict[str, list[np.ndarray]]:
+    """Return the chunks `[max_length]` of each split."""
     encode = partial(encode_document, tokenizer=tokenizer, dtype=dtype)
     documents = map_in_order(encode, read_documents(source), options.data_process_workers)
     train_num, dev_num = options.train_num, options.dev_num
@@ -78,13 +75,25 @@ def main() -> None:
         raise UserError(f"{source} has {len(chunks)} chunks of {options.max_length} tokens, two are needed: add text")
     num_dev = num_dev_chunks(len(chunks), train_num, dev_num)
     last = None if train_num is None else num_dev + train_num
-    splits = {"train": chunks[num_dev:last], "valid": chunks[:num_dev]}
-    counts = {split: {"rows": len(rows), "tokens": len(rows) * options.max_length} for split, rows in splits.items()}
+    return {"train": chunks[num_dev:last], "valid": chunks[:num_dev]}
+
+
+def write_split(prefix: Path, chunks: list[np.ndarray], dtype: np.dtype) -> dict[str, int]:
+    """Write the store of one split: what it came to."""
+    with IndexedDatasetWriter(prefix, dtype) as store:
+        for chunk in chunks:
+            store.add(chunk)
+    return {"rows": len(chunks), "tokens": sum(map(len, chunks))}
+
+
+def main() -> None:
+    options = processing_parser(__doc__).parse_args()
+    source = options.data_dir / "data.txt"
+    tokenizer = tokenizer_of(options)
+    dtype = token_dtype(vocabulary_size(tokenizer))
     with store_folder(options.processed_data_dir) as folder:
-        for split, rows in splits.items():
-            with IndexedDatasetWriter(folder / f"{split}_0", dtype) as store:
-                for row in rows:
-                    store.add(row)
+        splits = read_chunks(options, source, tokenizer, dtype)
+        counts = {split: write_split(folder / f"{split}_0", chunks, dtype) for split, chunks in splits.items()}
         write_meta(folder, options, tokenizer, [source], counts)
     print(summary(counts, options.processed_data_dir))
 

@@ -15,9 +15,7 @@ from distillm.models import check_model_type, load_tokenizer
 from tools.command_line import ToolParser
 
 SPLITS = ("train", "valid")
-STORE_FILES = {f"{split}{ending}" for split in SPLITS for ending in ("_0.bin", "_0.idx", ".jsonl")} | {
-    META_NAME
-}
+STORE_FILES = {f"{split}{ending}" for split in SPLITS for ending in ("_0.bin", "_0.idx", ".jsonl")} | {META_NAME}
 BLOCK, CHUNK = 8192, 64  # items handed out before waiting for all of them; items a worker takes at a time
 
 Item = TypeVar("Item")
@@ -41,19 +39,13 @@ def processing_parser(description: str | None) -> ToolParser:
     """Return a parser of the options that both tools know."""
     parser = ToolParser(description)
     parser.add_argument("--data-dir", type=Path, required=True, help="folder of the raw files")
-    parser.add_argument(
-        "--processed-data-dir", type=Path, required=True, help="folder to write, replaced as one"
-    )
-    parser.add_argument(
-        "--model-path", required=True, help="checkpoint folder or hub id whose tokenizer is used"
-    )
+    parser.add_argument("--processed-data-dir", type=Path, required=True, help="folder to write, replaced as one")
+    parser.add_argument("--model-path", required=True, help="checkpoint folder or hub id whose tokenizer is used")
     parser.add_argument("--model-type", default=None, help="refuse a checkpoint of another architecture")
     parser.add_argument("--max-length", type=positive, default=512, help="tokens of a training row")
     parser.add_argument("--train-num", type=count_or_all, default=None, help="rows at most, -1 = all")
     parser.add_argument("--dev-num", type=count_or_all, default=1000, help="rows at most, -1 = all")
-    parser.add_argument(
-        "--data-process-workers", type=positive, default=32, help="processes, at most one a core"
-    )
+    parser.add_argument("--data-process-workers", type=positive, default=32, help="processes, at most one a core")
     return parser
 
 
@@ -64,9 +56,7 @@ def tokenizer_of(options: Any) -> Any:
     return load_tokenizer(options.model_path)
 
 
-def map_in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], num_workers: int
-) -> Iterator[Result]:
+def map_in_order(function: Callable[[Item], Result], items: Iterable[Item], num_workers: int) -> Iterator[Result]:
     """Yield `function(item)` for every item, in their order, computed by several processes.
 
     Items are read a block at a time, so that a caller who has enough can stop long before their end.
@@ -97,14 +87,10 @@ def _do_work(item: Any) -> Any:
 @contextmanager
 def store_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder that replaces `path` at the end, if `path` is nothing but an older store."""
-    if path.exists():
-        foreign = (
-            sorted({entry.name for entry in path.iterdir()} - STORE_FILES) if path.is_dir() else [path.name]
-        )
-        if foreign:
-            raise UserError(
-                f"{path} holds {foreign[0]!r}, which is no part of a store: choose another folder"
-            )
+    names = {entry.name for entry in path.iterdir()} if path.exists() else set()
+    foreign = names - STORE_FILES
+    if foreign or (names and "train_0.idx" not in names):
+        raise UserError(f"{path} holds {min(foreign or names)!r} and is no store to replace: choose another folder")
     with atomic_folder(path) as folder:
         yield folder
 
