@@ -1,0 +1,270 @@
+"""Guarantees of tools/process_data_dolly.py, tools/process_data_pretrain.py and tools/processing.py."""
+
+import json
+import os
+import sys
+from itertools import chain
+
+import pytest
+
+from data_utils.batching import Row
+from data_utils.errors import UserError
+from data_utils.indexed_dataset import IndexedDataset
+from data_utils.instructions import InstructionDataset, read_jsonl
+from data_utils.prompts import encode_example, format_prompt
+from data_utils.store_meta import check_tokenizer
+from tools import process_data_dolly, process_data_pretrain, processing
+
+TRAIN = [
+    {"instruction": "Add.", "input": f"{i} and {i} 🙂", "output": str(2 * i), "prompt": "not the template"}
+    for i in range(150)
+]
+DEV = [{"instruction": "Name " + "a very long list " * 40, "output": ["first", "second"]}, {**TRAIN[0], "input": None}]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, tokenizer):
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer.save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write_lines(folder / "train.jsonl", TRAIN)
+    write_lines(folder / "dev.jsonl", DEV)
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path, model, monkeypatch, capsys):
+    """Run a tool in this process: its output folder and what it printed."""
+
+    def run_tool(tool, *options, save="store", data="data"):
+        folders = ["--data-dir", str(tmp_path / data), "--processed-data-dir", str(tmp_path / save)]
+        arguments = [*folders, "--model-path", str(model), "--data-process-workers", "1", *map(str, options)]
+        monkeypatch.setattr(sys, "argv", ["tool", *arguments])
+        tool.main()
+        return tmp_path / save, capsys.readouterr().out
+
+    return run_tool
+
+
+def write_lines(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def chunks(folder, split):
+    return [item.tolist() for item in IndexedDataset(folder / f"{split}_0")]
+
+
+def assert_nothing_written(tmp_path, *expected):
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(expected)
+
+
+def test_a_row_is_the_encoded_example_with_its_text_beside_it(run, data, tokenizer):
+    folder, _ = run(process_data_dolly)
+    dataset = InstructionDataset(folder, "train", 512, 256)
+    assert len(dataset) == len(TRAIN)
+    for i, record in enumerate(TRAIN):
+        prompt = format_prompt(record)
+        assert dataset[i] == Row(*encode_example(tokenizer, prompt, record["output"], 256), i)
+        assert dataset.prompt_text(i) == prompt
+        assert dataset.references(i) == [record["output"]]
+
+
+def test_of_several_references_the_first_is_the_response_and_all_are_kept(run, data, tokenizer):
+    folder, _ = run(process_data_dolly)
+    valid = InstructionDataset(folder, "valid", 512, 256)
+    assert tokenizer.decode(valid[0].response) == "first</s>"
+    assert valid.references(0) == ["first", "second"]
+    assert len(valid[0].prompt) == 256
+    assert read_jsonl(folder / "valid.jsonl")[1]["input"] == ""
+
+
+def test_the_same_input_gives_the_same_bytes_with_any_number_of_workers(run, data, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(processing, "BLOCK", 100)  # so that there are several
+    first, _ = run(process_data_dolly, save="first")
+    again, _ = run(process_data_dolly, save="again")
+    parallel, _ = run(process_data_dolly, "--data-process-workers", 2, save="parallel")
+    assert contents(first) == contents(again) == contents(parallel)
+
+
+def test_train_and_dev_are_limited_and_the_limits_are_those_of_the_first_rows(run, data):
+    folder, printed = run(process_data_dolly, "--train-num", 3, "--dev-num", 1)
+    assert [record["output"] for record in read_jsonl(folder / "train.jsonl")] == ["0", "2", "4"]
+    assert len(read_jsonl(folder / "valid.jsonl")) == 1
+    assert printed.startswith("train: 3 rows, ")
+    assert "valid: 1 rows, " in printed
+    assert "1 truncated prompts; written to " in printed
+    assert printed.count("\n") == 1
+
+
+def test_the_first_rows_of_raw_are_for_validation_when_there_is_no_dev(run, data):
+    (data / "dev.jsonl").unlink()
+    (data / "train.jsonl").rename(data / "raw.jsonl")
+    folder, _ = run(process_data_dolly, "--dev-num", 10, "--train-num", 20)
+    outputs = {split: [row["output"] for row in read_jsonl(folder / f"{split}.jsonl")] for split in ("train", "valid")}
+    assert outputs == {"valid": [str(2 * i) for i in range(10)], "train": [str(2 * i) for i in range(10, 30)]}
+
+
+@pytest.mark.parametrize(("dev_num", "complaint"), [(-1, "--dev-num -1"), (150, "from row 150 on")])
+def test_raw_that_leaves_no_row_to_train_on_is_an_error(run, data, dev_num, complaint):
+    (data / "train.jsonl").rename(data / "raw.jsonl")
+    with pytest.raises(UserError, match=complaint):
+        run(process_data_dolly, "--dev-num", dev_num)
+
+
+def test_train_and_dev_win_over_raw(run, data):
+    write_lines(data / "raw.jsonl", DEV)
+    folder, _ = run(process_data_dolly)
+    assert len(read_jsonl(folder / "train.jsonl")) == len(TRAIN)
+
+
+def test_missing_data_are_named_and_nothing_is_written(run, data, tmp_path):
+    (data / "dev.jsonl").unlink()
+    with pytest.raises(UserError, match=r"missing .*dev\.jsonl: .* needs train\.jsonl and dev\.jsonl, or raw\.jsonl"):
+        run(process_data_dolly)
+    assert_nothing_written(tmp_path, "data")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_row_that_could_keep_no_response_is_refused_with_file_and_line(run, data, tmp_path, monkeypatch, workers):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    with pytest.raises(UserError, match=r"dev\.jsonl:1: a prompt of 256 ids leaves no response .*--max-length 256"):
+        run(process_data_dolly, "--max-length", 256, "--data-process-workers", workers)
+    assert_nothing_written(tmp_path, "data")
+
+
+def test_a_bad_line_leaves_the_older_store_as_it_was(run, data, tmp_path):
+    folder, _ = run(process_data_dolly)
+    before = contents(folder)
+    with open(data / "dev.jsonl", "a") as lines:
+        lines.write("{oops\n")
+    with pytest.raises(UserError, match=r"dev\.jsonl:3 is not JSON"):
+        run(process_data_dolly)
+    assert contents(folder) == before
+    assert_nothing_written(tmp_path, "data", "store")
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "valid.jsonl"])
+def test_a_folder_that_is_no_store_is_never_replaced(run, data, tmp_path, name):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).write_text("precious")
+    with pytest.raises(UserError, match=f"holds '{name}' and is no store"):
+        run(process_data_dolly, save="mine")
+    assert contents(tmp_path / "mine") == {name: b"precious"}
+
+
+def test_the_description_tells_tokenizer_lengths_sources_and_counts(run, data, tokenizer, crossing_tokenizer):
+    folder, _ = run(process_data_dolly)
+    meta = json.loads((folder / "meta.json").read_text())
+    assert (meta["max_length"], meta["max_prompt_length"]) == (512, 256)
+    assert meta["tokenizer"]["vocabulary_size"] == len(tokenizer)
+    assert set(meta["sources"]) == {"train.jsonl", "dev.jsonl"}
+    assert meta["splits"]["train"]["rows"] == len(TRAIN)
+    assert meta["splits"]["valid"]["truncated_prompts"] == 1
+    check_tokenizer(folder, tokenizer)
+    with pytest.raises(UserError, match="was made with the tokenizer"):
+        check_tokenizer(folder, crossing_tokenizer)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(run, data):
+    with pytest.raises(UserError, match="gpt2 model, --model-type says llama"):
+        run(process_data_dolly, "--model-type", "llama")
+
+
+@pytest.mark.parametrize(
+    "options", [["--max-lenght", "5"], ["--max-prompt", "5"], ["--max-length", "x"], ["--dev-num", "0"]]
+)
+def test_a_bad_option_is_one_line(run, data, options):
+    with pytest.raises(UserError) as error:
+        run(process_data_dolly, *options)
+    assert options[0] in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def corpus(tmp_path, tokenizer):
+    """Writes a corpus of that many documents: all its tokens, in order."""
+
+    def write(num_documents):
+        documents = [f"Document {i}\nhas two lines 🙂." for i in range(num_documents)]
+        lines = [document.replace("\n", "<@x(x!>") + "\n" for document in documents]
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "data.txt").write_text("\n".join(lines), encoding="utf-8")
+        eos = tokenizer.eos_token_id
+        return [token for text in documents for token in [*tokenizer.encode(text, add_special_tokens=False), eos]]
+
+    return write
+
+
+def test_a_corpus_is_cut_into_exact_chunks_the_first_for_validation(run, corpus):
+    tokens = corpus(100)
+    folder, printed = run(process_data_pretrain, "--max-length", 16, "--dev-num", 3, "--train-num", 50)
+    assert chunks(folder, "valid") == [tokens[i : i + 16] for i in range(0, 3 * 16, 16)]
+    assert chunks(folder, "train") == [tokens[i : i + 16] for i in range(3 * 16, 53 * 16, 16)]
+    assert sorted(contents(folder)) == ["meta.json", "train_0.bin", "train_0.idx", "valid_0.bin", "valid_0.idx"]
+    assert printed == f"train: 50 rows, 800 tokens; valid: 3 rows, 48 tokens; written to {folder}\n"
+
+
+def test_all_of_a_corpus_but_an_incomplete_last_chunk_is_used(run, corpus):
+    tokens = corpus(100)
+    folder, _ = run(process_data_pretrain, "--max-length", 16, "--dev-num", 3)
+    whole = chunks(folder, "valid") + chunks(folder, "train")
+    assert whole == [tokens[i : i + 16] for i in range(0, len(tokens) - 15, 16)]
+    assert len(chunks(folder, "valid")) == 3
+
+
+def test_of_a_small_corpus_at_most_5_percent_go_to_validation_and_it_is_said(run, corpus):
+    total = len(corpus(100)) // 16
+    folder, printed = run(process_data_pretrain, "--max-length", 16, "--train-num", 22_870)
+    assert len(chunks(folder, "valid")) == total // 20
+    assert len(chunks(folder, "train")) == total - total // 20
+    assert printed.startswith(f"{total} chunks are few for --dev-num 1,000: validation gets {total // 20} of them\n")
+
+
+def test_two_chunks_are_one_each_and_one_is_an_error(run, corpus, tmp_path):
+    total = len(corpus(4))
+    folder, _ = run(process_data_pretrain, "--max-length", total // 2)
+    assert (len(chunks(folder, "train")), len(chunks(folder, "valid"))) == (1, 1)
+    with pytest.raises(UserError, match="has 1 chunks of"):
+        run(process_data_pretrain, "--max-length", total // 2 + 1, save="other")
+    assert_nothing_written(tmp_path, "data", "store")
+
+
+def test_documents_longer_than_a_chunk_are_cut_the_same_with_any_number_of_workers(run, corpus, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    tokens = corpus(60)
+    one, _ = run(process_data_pretrain, "--max-length", 7, "--dev-num", 2, save="one")
+    two, _ = run(process_data_pretrain, "--max-length", 7, "--dev-num", 2, "--data-process-workers", 2, save="two")
+    assert contents(one) == contents(two)
+    assert list(chain(*chunks(one, "valid"), *chunks(one, "train"))) == tokens[: len(tokens) // 7 * 7]
+
+
+def test_reading_stops_when_there_are_enough_chunks(run, corpus, tmp_path):
+    corpus(100)
+    with open(tmp_path / "data" / "data.txt", "ab") as lines:
+        lines.write(b"\xff\n")  # would be an error if it were read
+    folder, _ = run(process_data_pretrain, "--max-length", 16, "--dev-num", 1, "--train-num", 5)
+    assert len(chunks(folder, "train")) == 5
+
+
+def test_a_corpus_store_is_a_data_set_without_prompts(run, corpus):
+    tokens = corpus(20)
+    folder, _ = run(process_data_pretrain, "--max-length", 16, "--dev-num", 1, "--train-num", 5)
+    assert InstructionDataset(folder, "valid", 16, 8)[0] == Row([], tokens[:16], 0)
+
+
+def test_a_missing_corpus_is_named(run, tmp_path):
+    with pytest.raises(UserError, match=r"data/data\.txt does not exist: run tools/get_openwebtext\.py"):
+        run(process_data_pretrain)
+    assert_nothing_written(tmp_path)
