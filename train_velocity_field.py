@@ -44,11 +44,14 @@ from distillm.distributed import World, join_world, leave_world
 from distillm.engine import resolve_precision
 from distillm.layer_schedule import layer_schedule
 from distillm.models import freeze, load_tokenizer
+from distillm.option_use import warn_of_ignored
 from distillm.reporting import Logger, make_logger, run_header
 from distillm.run_folder import FINISHED, open_run_folder
 from distillm.setup import first_rows, load_rows, load_student, load_teacher, step_batches, store_files
 
 CHECKPOINT = "checkpoint"
+# Options of a training script that have no meaning here: no clipping, no validation, the last weights are kept.
+IGNORED = {"do_valid", "eval_gen", "eval_interval", "eval_batch_size", "dev_num", "clip_grad", "only_save_last"}
 
 
 @dataclass
@@ -64,7 +67,8 @@ class Arguments:
 
     @classmethod
     def parse(cls) -> "Arguments":
-        parts, _ = parse_arguments(list(cls.__annotations__.values()), __doc__ or "")
+        parts, given = parse_arguments(list(cls.__annotations__.values()), __doc__ or "")
+        warn_of_ignored("stage 1 of CONTRA", sorted(given & IGNORED))
         return cls(*parts)
 
     def options(self) -> dict:

@@ -1,7 +1,7 @@
 """Which options a method reads: a given option that it ignores is a warning, a missing one an error."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data_utils.errors import UserError
@@ -39,9 +39,7 @@ def readers(method: Method) -> dict[str, bool]:
 def check_option_use(method: Method, options: Mapping[str, Any], given: set[str]) -> None:
     """Warn of given options that the method ignores; raise for options it lacks."""
     reads = readers(method)
-    ignored = [flag(name) for name, read in reads.items() if name in given and not read]
-    if ignored:
-        print(f"warning: --type {method} ignores {', '.join(ignored)}", file=sys.stderr)
+    warn_of_ignored(f"--type {method}", [name for name, read in reads.items() if name in given and not read])
     for name in ("teacher_model_path", "velocity_field_path"):
         if reads[name] and options[name] is None:
             raise UserError(f"--type {method} needs {flag(name)}")
@@ -49,3 +47,9 @@ def check_option_use(method: Method, options: Mapping[str, Any], given: set[str]
         raise UserError(f"--type {method} needs --do-valid: the validation loss moves its threshold")
     if not (options["do_train"] or options["do_valid"]):
         raise UserError("nothing to do: give --do-train, --do-valid or both")
+
+
+def warn_of_ignored(who: str, names: Sequence[str]) -> None:
+    """Name the given options that have no effect; the user may have meant another method."""
+    if names:
+        print(f"warning: {who} ignores {', '.join(map(flag, names))}", file=sys.stderr)
