@@ -119,12 +119,12 @@ def setup(arguments: Arguments, method: Method, world: World, header: dict) -> T
     data, training = arguments.data, arguments.training
     precision = resolve_precision(arguments.model.precision, world.device)
     models = setup_models(arguments, method, precision, world)
-    train_rows = first_rows(load_rows(data.data_dir, "train", data, models.student), data.train_num)
+    train_rows = first_rows(load_rows(data.data_dir, "train", data, models.student, models.tokenizer), data.train_num)
     batches = step_batches(train_rows, training, data.max_length, models.tokenizer, world)
     corpus = None
     if data.lm_data_dir is not None and arguments.distillation.lm_coef > 0:
-        corpus_rows = load_rows(data.lm_data_dir, "train", data, models.student)
-        corpus = step_batches(corpus_rows, training, data.max_length, models.tokenizer, world)
+        corpus_rows = load_rows(data.lm_data_dir, "train", data, models.student, models.tokenizer)
+        corpus = step_batches(corpus_rows, training, data.max_length, models.tokenizer, world, "corpus order")
     settings = trainer_settings(training, arguments, batches.steps_per_epoch, precision)
     engine = setup_engine(arguments, models.student, precision, world)
     generator = setup_generator(arguments, models.tokenizer, world)
@@ -210,7 +210,7 @@ def setup_validator(arguments: Arguments, models: Models, generator: Generator, 
     training, data = arguments.training, arguments.data
     if not training.do_valid:
         return None
-    dataset = load_rows(data.data_dir, "valid", data, models.student)
+    dataset = load_rows(data.data_dir, "valid", data, models.student, models.tokenizer)
     num_rows = len(first_rows(dataset, data.dev_num))
     settings = ValidationSettings(training.eval_batch_size, data.max_length, training.eval_gen, training.seed)
     return Validator(dataset, num_rows, models.tokenizer, generator, settings, world)

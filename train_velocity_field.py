@@ -115,8 +115,8 @@ def setup(arguments: Arguments, world: World) -> tuple[FieldTrainer, StepBatches
     num_pairs = arguments.layer_pairs.num_distill_layers
     for model in (student, teacher):
         model.layers = layer_schedule(model.config.num_hidden_layers, num_pairs)
-    rows = first_rows(load_rows(data.data_dir, "train", data, student), data.train_num)
     tokenizer = load_tokenizer(arguments.model.model_path)
+    rows = first_rows(load_rows(data.data_dir, "train", data, student, tokenizer), data.train_num)
     batches = step_batches(rows, training, data.max_length, tokenizer, world)
     torch.manual_seed(keyed_seed(training.seed, "velocity field weights"))
     student_size, teacher_size = student.config.hidden_size, teacher.config.hidden_size

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from contra.hidden_pairs import pair_indices, stack_selected
+from contra.velocity_field import pair_indices
 from data_utils.errors import UserError
-from distillm.reduction import mean_or_zero, selects
+from distillm.reduction import mean_or_zero, selects, stack_selected
 
 CURRICULA = ("epoch", "step", "none")
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from contra.hidden_pairs import pair_indices, stack_selected
-from distillm.reduction import mean_or_zero, selects
+from contra.velocity_field import pair_indices
+from distillm.reduction import mean_or_zero, selects, stack_selected
 
 
 class PathSample(NamedTuple):

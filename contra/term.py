@@ -3,12 +3,12 @@
 from torch import Tensor
 
 from contra.alignment import alignment_per_token, step_size
-from contra.hidden_pairs import stack_selected
 from contra.projector import Projector
 from contra.velocity_field import VelocityField
 from data_utils.batching import TokenBatch
 from distillm.models import HiddenStates
 from distillm.objective import Progress
+from distillm.reduction import stack_selected
 from distillm.token_losses import sum_over_chunks
 
 

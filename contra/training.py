@@ -9,7 +9,6 @@ from torch import Tensor
 
 from contra.field_files import load_weights, save_field
 from contra.flow_matching import flow_matching_per_token
-from contra.hidden_pairs import stack_selected
 from contra.projector import Projector
 from contra.velocity_field import VelocityField
 from data_utils.batching import TokenBatch
@@ -19,6 +18,7 @@ from distillm.distributed import World
 from distillm.engine import autocast, load_optimizer, make_optimizer, save_optimizer, set_learning_rate
 from distillm.models import SplitModel
 from distillm.objective import Progress
+from distillm.reduction import stack_selected
 from distillm.reporting import progress
 from distillm.schedule import learning_rate
 from distillm.token_losses import sum_over_chunks

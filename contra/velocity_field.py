@@ -68,3 +68,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.layers(x)
+
+
+def pair_indices(num_pairs: int, num_tokens: int, device: torch.device) -> Tensor:
+    """Return the pair index of every row of `[L, M, D]` flattened to `[L·M, D]`: `[L·M]`."""
+    return torch.arange(num_pairs, device=device).repeat_interleave(num_tokens)

@@ -1,10 +1,15 @@
 """Feature dynamics distillation: what a model would say at its scheduled layers, and how depth changes it."""
 
+import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from data_utils.batching import TokenBatch
 from distillm.divergences import forward_kl, log_probabilities
-from distillm.reduction import mean_or_zero, selects
+from distillm.models import HiddenStates, SplitModel
+from distillm.objective import Progress
+from distillm.reduction import mean_or_zero, selects, stack_selected
+from distillm.token_losses import sum_over_chunks
 
 COSINE_EPS = 1e-5
 
@@ -28,3 +33,29 @@ def fdd_loss(student_logits: Tensor, teacher_logits: Tensor, mask: Tensor, tempe
     """Return the mean over the tokens that the mask selects: `[N, T, V] x 2, [T] -> scalar`."""
     selected = selects(mask)
     return mean_or_zero(fdd_per_token(student_logits[:, selected], teacher_logits[:, selected], temperature))
+
+
+class FeatureDynamicsTerm:
+    """FDD's part of the objective: on attention-mask tokens, prompt included (SPEC 1.5)."""
+
+    name, source, needs_teacher = "fdd", "instruction", True
+
+    def __init__(self, weight: float, student: SplitModel, teacher: SplitModel):
+        self.weight, self.student, self.teacher = weight, student, teacher
+
+    def count(self, batch: TokenBatch) -> Tensor:
+        return batch.attention_mask.sum()
+
+    def total(
+        self, batch: TokenBatch, student: HiddenStates, teacher: HiddenStates | None, progress: Progress
+    ) -> Tensor:
+        assert teacher is not None
+        mask = batch.attention_mask.bool()
+
+        def per_token(student_states: Tensor, teacher_states: Tensor) -> Tensor:
+            with torch.no_grad():
+                teacher_logits = self.teacher.head(teacher_states)
+            return fdd_per_token(self.student.head(student_states), teacher_logits)
+
+        states = stack_selected(student.scheduled, mask), stack_selected(teacher.scheduled, mask)
+        return sum_over_chunks(per_token, states, len(student.scheduled) * self.student.vocab_size)

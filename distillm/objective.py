@@ -15,7 +15,7 @@ from torch import Tensor
 from data_utils.batching import TokenBatch
 from distillm.distributed import World
 from distillm.models import HiddenStates, SplitModel
-from distillm.token_losses import cross_entropy_per_token, gather_tokens, sum_over_chunks
+from distillm.token_losses import cross_entropy_per_token, sum_over_chunks
 
 # A micro-batch: one batch for each source of rows ("instruction", "corpus").
 MicroBatch = Mapping[str, TokenBatch]
@@ -97,7 +97,7 @@ class DivergenceTerm:
                 teacher_logits = self.teacher.head(teacher_states)
             return self.divergence(self.student.head(student_states), teacher_logits)
 
-        tensors = gather_tokens(student.last, mask), gather_tokens(teacher.last, mask)
+        tensors = student.last[mask], teacher.last[mask]
         return sum_over_chunks(per_token, tensors, self.student.vocab_size)
 
 
@@ -109,7 +109,7 @@ def cross_entropy_sum(model: SplitModel, states: Tensor, batch: TokenBatch) -> T
     def per_token(states: Tensor, labels: Tensor) -> Tensor:
         return cross_entropy_per_token(model.head(states), labels)
 
-    return sum_over_chunks(per_token, (gather_tokens(states, mask), labels), model.vocab_size)
+    return sum_over_chunks(per_token, (states[mask], labels), model.vocab_size)
 
 
 class Objective:

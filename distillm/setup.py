@@ -9,6 +9,8 @@ from transformers import PreTrainedTokenizerBase
 from data_utils.batching import Row
 from data_utils.errors import UserError
 from data_utils.instructions import InstructionDataset
+from data_utils.randomness import keyed_seed
+from data_utils.store_meta import check_tokenizer
 from distillm.arguments import DataArguments, ModelArguments, TrainingArguments
 from distillm.batches import StepBatches, StepShape
 from distillm.distributed import World
@@ -48,8 +50,11 @@ def load_teacher(arguments: ModelArguments, student: SplitModel, precision: str,
     return teacher
 
 
-def load_rows(folder: str, split: str, arguments: DataArguments, student: SplitModel) -> InstructionDataset:
-    """Open one split of a processed store and check that the student knows its token ids."""
+def load_rows(
+    folder: str, split: str, arguments: DataArguments, student: SplitModel, tokenizer: PreTrainedTokenizerBase
+) -> InstructionDataset:
+    """Open one split of a processed store and check that its ids mean what the student takes them for."""
+    check_tokenizer(folder, tokenizer)
     dataset = InstructionDataset(folder, split, arguments.max_length, arguments.max_prompt_length)
     if dataset.largest_id >= student.vocab_size:
         raise UserError(
@@ -72,14 +77,15 @@ def step_batches(
     max_length: int,
     tokenizer: PreTrainedTokenizerBase,
     world: World,
+    purpose: str = "instruction order",
 ) -> StepBatches:
-    """Return the optimiser steps over a data set."""
+    """Return the optimiser steps over a data set; `purpose` keeps the orders of several data sets apart."""
     shape = StepShape(
-        training.batch_size,
-        training.gradient_accumulation_steps,
-        max_length,
-        tokenizer.pad_token_id,  # type: ignore[arg-type]
-        training.seed,
+        batch_size=training.batch_size,
+        accumulation=training.gradient_accumulation_steps,
+        max_length=max_length,
+        pad_id=tokenizer.pad_token_id,  # type: ignore[arg-type]
+        seed=keyed_seed(training.seed, purpose),
     )
     return StepBatches(dataset, shape, world)
 

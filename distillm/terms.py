@@ -2,6 +2,7 @@
 
 from distillm.arguments import DistillationArguments
 from distillm.divergences import select_divergence
+from distillm.fdd import FeatureDynamicsTerm
 from distillm.method import Method
 from distillm.models import SplitModel
 from distillm.objective import CrossEntropyTerm, DivergenceTerm, Term
@@ -23,6 +24,9 @@ def make_terms(
         assert teacher is not None
         divergence = select_divergence(method.divergence, arguments.skew_alpha)
         terms.append(DivergenceTerm(method.divergence, ratio, divergence, student, teacher))
+    if method.fdd and ratio > 0:
+        assert teacher is not None
+        terms.append(FeatureDynamicsTerm(ratio, student, teacher))
     if corpus and arguments.lm_coef > 0:
         terms.append(CrossEntropyTerm("corpus", arguments.lm_coef, "corpus", student))
     return terms

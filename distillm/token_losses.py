@@ -15,11 +15,6 @@ from torch.utils.checkpoint import checkpoint
 CHUNK_ELEMENTS = 2**25
 
 
-def gather_tokens(states: Tensor, mask: Tensor) -> Tensor:
-    """Return the states of the positions that count: `[B, T, D]`, bool `[B, T]` → `[M, D]`."""
-    return states[mask]
-
-
 def sum_over_chunks(per_token: Callable[..., Tensor], tensors: tuple[Tensor, ...], width: int) -> Tensor:
     """Return the sum of `per_token(*tensors)` (`[..., M, D]` each → `[M]`), evaluated in chunks of tokens.
 
