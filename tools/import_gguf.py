@@ -8,6 +8,7 @@ for machines that reach a package index but no model hub; the package itself is 
 weights are expanded: the folder holds what the file says, rounded again only by another `--dtype`.
 """
 
+import struct
 import sys
 from importlib import metadata
 from importlib.util import find_spec
@@ -67,7 +68,7 @@ def load_gguf(file: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrain
     try:
         model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    except (OSError, ValueError, KeyError, NotImplementedError, IndexError) as error:
+    except (OSError, ValueError, KeyError, IndexError, NotImplementedError, struct.error) as error:
         raise UserError(f"cannot read {file}: {str(error).strip().splitlines()[0]}") from error
     clean_config(model)
     complete_tokenizer(tokenizer, _pre_tokenizer_name(file))
