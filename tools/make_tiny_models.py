@@ -114,9 +114,7 @@ def main() -> None:
         with atomic_folder(options.output / role) as folder:
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-        print(
-            f"wrote {options.output / role}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens"
-        )
+        print(f"wrote {options.output / role}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens")
 
 
 if __name__ == "__main__":

@@ -21,18 +21,8 @@ from data_utils.errors import UserError, run_as_script
 from data_utils.files import atomic_file
 from data_utils.prompts import format_prompt
 from data_utils.randomness import keyed_generator
-from tools.tiny_world import (
-    CLOSED,
-    DOCUMENTS,
-    EVERY,
-    OPEN,
-    WITH_INPUT,
-    Draw,
-    Example,
-    Task,
-    World,
-    make_people,
-)
+from tools.tiny_tasks import CLOSED, DOCUMENTS, EVERY, OPEN, WITH_INPUT, Example, Task
+from tools.tiny_world import Draw, World, make_people
 
 MOST_TRIES = 50  # for a row whose prompt is not taken yet, before the world counts as exhausted
 MOST_REFERENCES = 12
@@ -74,12 +64,8 @@ class Author:
         for attempt in range(MOST_TRIES):
             example = tasks[(index + attempt) % len(tasks)](self.world, draw)
             if (example.instruction, example.input) not in self.reserved:
-                return Example(
-                    example.instruction, example.input, draw.some(example.outputs, MOST_REFERENCES)
-                )
-        raise UserError(
-            f"set '{name}': no new prompt after {index} rows; ask for fewer rows than {index + 1}"
-        )
+                return Example(example.instruction, example.input, draw.some(example.outputs, MOST_REFERENCES))
+        raise UserError(f"set '{name}': no new prompt after {index} rows; ask for fewer rows than {index + 1}")
 
 
 def to_record(example: Example, output: str | list[str]) -> dict[str, Any]:
@@ -89,9 +75,7 @@ def to_record(example: Example, output: str | list[str]) -> dict[str, Any]:
 
 def write_rows(path: Path, rows: Iterable[Example], with_references: bool) -> None:
     """Write one JSON object a line; training rows carry one answer, the others every reference."""
-    write_lines(
-        path, (json.dumps(to_record(row, row.outputs if with_references else row.outputs[0])) for row in rows)
-    )
+    write_lines(path, (json.dumps(to_record(row, row.outputs if with_references else row.outputs[0])) for row in rows))
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
@@ -100,20 +84,22 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def write_world(options: argparse.Namespace) -> None:
+    """Make all rows first, so that nothing is written when there are too few prompts."""
     world = make_people(keyed_generator(options.seed, "tiny people"))
     author = Author(world, options.seed)
-    for name, (folder, tasks, unseen) in TEST_SETS.items():
-        rows = author.rows(name, options.test_num, tasks, unseen)
-        write_rows(options.output / folder / "valid.jsonl", rows, with_references=True)
+    tests = {
+        folder: author.rows(name, options.test_num, tasks, unseen)
+        for name, (folder, tasks, unseen) in TEST_SETS.items()
+    }
     dev = author.rows("dev", options.dev_num, EVERY)
     train = author.rows("train", options.teacher_train_num, EVERY, reserve=False)
     assert not author.reserved & {(row.instruction, row.input) for row in train}
+    for folder, rows in tests.items():
+        write_rows(options.output / folder / "valid.jsonl", rows, with_references=True)
     for folder, count in (("dolly", options.train_num), ("teacher", options.teacher_train_num)):
         write_rows(options.output / folder / "train.jsonl", train[:count], with_references=False)
         write_rows(options.output / folder / "dev.jsonl", dev, with_references=True)
-    write_lines(
-        options.output / "openwebtext" / "data.txt", documents(world, options.seed, options.documents)
-    )
+    write_lines(options.output / "openwebtext" / "data.txt", documents(world, options.seed, options.documents))
 
 
 def documents(world: World, seed: int, count: int) -> Iterable[str]:
@@ -134,9 +120,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--output", type=Path, default=Path("data/tiny"), help="folder to write to")
     parser.add_argument("--train-num", type=positive, default=1000, help="training rows of the student")
-    parser.add_argument(
-        "--teacher-train-num", type=positive, default=8000, help="training rows of the teacher"
-    )
+    parser.add_argument("--teacher-train-num", type=positive, default=8000, help="training rows of the teacher")
     parser.add_argument("--dev-num", type=positive, default=100, help="rows of the dev set")
     parser.add_argument("--test-num", type=positive, default=100, help="rows of each of the five test sets")
     parser.add_argument("--documents", type=positive, default=8000, help="documents of the corpus")
