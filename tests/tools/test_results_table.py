@@ -1,0 +1,210 @@
+"""Guarantees of tools/evaluation_results.py, make_results_table.py and plot_results.py."""
+
+import json
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib import pyplot
+
+from data_utils.errors import UserError
+from tools import make_results_table, plot_results
+from tools.evaluation_results import open_evaluations
+from tools.make_results_table import resampled_means
+
+SEEDS = (10, 20, 30)
+ROWS = {"dolly": 60, "vicuna": 20}
+
+
+def write_job(folder, scores) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = {"rougeL": float(np.mean(scores)), "exact_match": 0.0, "rows": len(scores)}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    lines = [json.dumps({"answer": "a", "rougeL": float(score)}) + "\n" for score in scores]
+    (folder / "answers.jsonl").write_text("".join(lines))
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Three models: `high` is `low` + 5 on every row, `noisy` is `low` + symmetric noise."""
+    generator = np.random.default_rng(0)
+    for data_name, count in ROWS.items():
+        rows = generator.uniform(20, 60, count)
+        for seed in SEEDS:
+            low = rows + seed / 10
+            noise = generator.permutation(np.repeat([-8.0, 8.0], count // 2))
+            for name, scores in {"low": low, "high": low + 5, "noisy": low + noise}.items():
+                write_job(tmp_path / name / f"{data_name}-512" / str(seed), scores)
+    return tmp_path
+
+
+def rows_of(results, *names):
+    return [argument for name in names for argument in ("--row", f"{name}={results / name}")]
+
+
+def run(tool, monkeypatch, *arguments) -> None:
+    monkeypatch.setattr(sys, "argv", [f"tools/{tool.__name__}.py", *map(str, arguments)])
+    tool.main()
+
+
+def cells(text):
+    """Return the cells of all table lines by (head of the table, model, column)."""
+    found, head = {}, None
+    for line in text.splitlines():
+        if not line.startswith("|"):
+            head = None
+            continue
+        values = [value.strip() for value in line.strip("|").split("|")]
+        if head is None:
+            head = values
+        elif values[0] != "---":
+            found |= {(head[0], values[0], column): value for column, value in zip(head[1:], values[1:], strict=True)}
+    return found
+
+
+def test_cells_are_mean_and_sample_deviation_over_seeds(results, tmp_path, monkeypatch):
+    run(make_results_table, monkeypatch, *rows_of(results, "low", "high"), "--save", tmp_path / "t.md")
+    table = cells((tmp_path / "t.md").read_text())
+    scores = [[_mean(results, "low", data_name, seed) for seed in SEEDS] for data_name in ROWS]
+    for data_name, values in zip(ROWS, scores, strict=True):
+        assert table["ROUGE-L", "low", data_name] == f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
+    average = np.mean(scores, axis=0)
+    assert table["ROUGE-L", "low", "average"] == f"{average.mean():.2f} ± {average.std(ddof=1):.2f}"
+
+
+def _mean(results, model, data_name, seed):
+    path = results / model / f"{data_name}-512" / str(seed) / "metrics.json"
+    return json.loads(path.read_text())["rougeL"]
+
+
+def test_a_constant_difference_has_an_interval_of_no_width_and_noise_includes_zero(results, tmp_path, monkeypatch):
+    options = ("--baseline", "low", "--baseline", "high", "--save", tmp_path / "t.md")
+    run(make_results_table, monkeypatch, *rows_of(results, "low", "high", "noisy"), *options)
+    table = cells((tmp_path / "t.md").read_text())
+    for column in (*ROWS, "average"):
+        assert table["minus low", "high", column] == "**+5.00** [+5.00, +5.00]"
+        assert table["minus high", "low", column] == "**-5.00** [-5.00, -5.00]"
+        low, high = (float(bound) for bound in table["minus low", "noisy", column].split("[")[1][:-1].split(","))
+        assert low < 0 < high and "**" not in table["minus low", "noisy", column]
+
+
+def test_the_interval_covers_as_often_as_it_says(tmp_path):
+    generator, covered, trials = np.random.default_rng(1), 0, 100
+    for trial in range(trials):
+        base = generator.uniform(0, 50, 40)
+        for name, scores in {"a": base, "b": base + generator.normal(2, 6, 40)}.items():
+            write_job(tmp_path / str(trial) / name / "dolly-512" / "10", scores)
+        rows = [(name, str(tmp_path / str(trial) / name)) for name in ("a", "b")]
+        means = resampled_means(open_evaluations(rows, None, None, 512), "dolly")
+        low, high = np.quantile(means[1:, 1] - means[1:, 0], [0.025, 0.975])
+        covered += low < 2 < high
+    assert 86 <= covered <= 100
+
+
+def test_the_same_input_gives_the_same_text_and_one_seed_has_no_spread(results, tmp_path, monkeypatch):
+    options = (*rows_of(results, "low", "noisy"), "--baseline", "low", "--seeds", 10, "--data-names", "vicuna")
+    texts = []
+    for name in ("a", "b"):
+        run(make_results_table, monkeypatch, *options, "--command", "bash x.sh", "--save", tmp_path / name)
+        texts.append((tmp_path / name).read_text())
+    assert texts[0] == texts[1]
+    assert "±" not in texts[0] and "seed 10" in texts[0] and "dolly" not in texts[0]
+
+
+def test_title_command_and_notes_are_shown(results, tmp_path, monkeypatch):
+    (tmp_path / "notes").write_text("Trained on a toaster.\n")
+    options = ("--title", "Results", "--command", "bash runs/x.sh", "--notes-file", tmp_path / "notes")
+    run(make_results_table, monkeypatch, *rows_of(results, "low"), *options, "--save", tmp_path / "t.md")
+    text = (tmp_path / "t.md").read_text()
+    assert text.startswith("# Results\n") and "Trained on a toaster." in text and "```bash\nbash runs/x.sh\n```" in text
+
+
+def test_a_missing_result_is_one_clear_line_and_writes_nothing(results, tmp_path, monkeypatch):
+    (results / "high" / "vicuna-512" / "20" / "metrics.json").unlink()
+    with pytest.raises(UserError, match=r"high has no result for vicuna, seed 20: .*metrics\.json is missing"):
+        run(make_results_table, monkeypatch, *rows_of(results, "low", "high"), "--save", tmp_path / "t.md")
+    with pytest.raises(UserError, match="low has no result for sinst, seed 10"):
+        options = ("--data-names", "dolly", "sinst", "--save", tmp_path / "t.md")
+        run(make_results_table, monkeypatch, *rows_of(results, "low"), *options)
+    assert not (tmp_path / "t.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--row", "low"], "is not of the form Name=path"),
+        (["--row", "low=absent"], "low: absent does not exist"),
+        (["--row", "low={results}/low", "--row", "low={results}/high"], "two rows have one name"),
+        (["--row", "low={results}/low", "--baseline", "SFT"], "--baseline 'SFT' is no --row: choose from low"),
+        (["--row", "low={results}/low", "--max-length", "256"], "no row has a result of --max-length 256"),
+        ([], "required: --row"),
+    ],
+)
+def test_bad_command_lines_are_one_clear_line(results, tmp_path, monkeypatch, arguments, message):
+    arguments = [argument.format(results=results) for argument in arguments]
+    with pytest.raises(UserError, match=message):
+        run(make_results_table, monkeypatch, *arguments, "--save", tmp_path / "t.md")
+
+
+def test_answers_that_cannot_be_paired_are_refused(results, tmp_path, monkeypatch):
+    options = (*rows_of(results, "low", "high"), "--baseline", "low", "--save", tmp_path / "t.md")
+    answers = results / "high" / "dolly-512" / "10" / "answers.jsonl"
+    lines = answers.read_text().splitlines(keepends=True)
+    answers.write_text("".join(lines[:1]))
+    with pytest.raises(UserError, match=r"does not fit metrics\.json"):
+        run(make_results_table, monkeypatch, *options)
+    answers.write_text('{"answer": "a"}\n')
+    with pytest.raises(UserError, match="has no rougeL for each row"):
+        run(make_results_table, monkeypatch, *options)
+    for seed in SEEDS:
+        write_job(results / "high" / "dolly-512" / str(seed), [1.0, 2.0])
+    with pytest.raises(UserError, match="60 rows of low cannot be paired"):
+        run(make_results_table, monkeypatch, *options)
+
+
+@pytest.fixture
+def log(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    records = [{"step": step, "dev_loss": 3 - step / 100, "dev_rougeL": 10 + step / 10} for step in (0, 50, 100)]
+    records.insert(1, {"step": 10, "loss": 2.0})
+    (folder / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records) + '{"st')
+    return folder
+
+
+def test_the_figure_is_a_png_of_a_readable_size(results, log, tmp_path, monkeypatch):
+    options = ("--run", f"high={log}", "--save", tmp_path / "p.png", "--title", "Title")
+    run(plot_results, monkeypatch, *rows_of(results, "low", "high"), *options)
+    height, width, _ = pyplot.imread(tmp_path / "p.png").shape
+    assert width >= 1200 and height >= 600
+    assert matplotlib.get_backend().lower() == "agg"
+
+
+def test_one_name_has_one_colour_and_every_panel_its_labels(results, log):
+    rows = [(name, str(results / name)) for name in ("low", "high")]
+    figure = plot_results.draw({"high": plot_results.read_log(log)}, open_evaluations(rows, None, None, 512), None)
+    labels = [axes.get_ylabel() for axes in figure.axes]
+    assert labels == ["dev ROUGE-L", "dev loss (nats per token)", "test ROUGE-L"]
+    (line,), bars = figure.axes[0].lines, figure.axes[2].containers
+    assert list(line.get_xdata()) == [0, 50, 100] and list(line.get_ydata()) == [10, 15, 20]
+    bar = next(container for container in bars if container.get_label() == "high")
+    assert matplotlib.colors.same_color(bar.patches[0].get_facecolor(), line.get_color())
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["low", "high"]
+    assert [tick.get_text() for tick in figure.axes[2].get_xticklabels()] == ["dolly", "vicuna", "average"]
+    pyplot.close(figure)
+
+
+def test_bars_alone_make_a_figure(results):
+    evaluations = open_evaluations([("low", str(results / "low"))], ["dolly"], [10], 512)
+    figure = plot_results.draw({}, evaluations, None)
+    assert [axes.get_ylabel() for axes in figure.axes] == ["test ROUGE-L"]
+    pyplot.close(figure)
+
+
+def test_a_file_that_is_no_log_is_one_clear_line(tmp_path):
+    (tmp_path / "log.jsonl").write_text("hello\n{}\n")
+    with pytest.raises(UserError, match=r"log\.jsonl:1 is not JSON"):
+        plot_results.read_log(tmp_path)
+    with pytest.raises(UserError, match="does not exist"):
+        plot_results.read_log(tmp_path / "absent")

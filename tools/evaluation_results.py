@@ -1,0 +1,109 @@
+"""Read what `evaluate.py` wrote: the scores of several models on the same test sets with the same seeds."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from data_utils.errors import UserError
+from tools.command_line import ToolParser, named_path
+
+KNOWN_SETS = ("dolly", "self_inst", "vicuna", "sinst", "uinst")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model's results; `folder` holds `<set>-<max-length>/<seed>/{metrics.json,answers.jsonl}`."""
+
+    name: str
+    folder: Path
+    sets: Sequence[str]
+    seeds: Sequence[int]
+    max_length: int
+
+    def job(self, data_name: str, seed: int) -> Path:
+        return self.folder / f"{data_name}-{self.max_length}" / str(seed)
+
+    @cached_property
+    def scores(self) -> np.ndarray:
+        """ROUGE-L: `[sets, seeds]`."""
+        return np.array([[self._score(name, seed) for seed in self.seeds] for name in self.sets])
+
+    def row_scores(self, data_name: str) -> np.ndarray:
+        """ROUGE-L of every row of a test set: `[seeds, rows]`."""
+        columns = [self._row_scores(data_name, seed) for seed in self.seeds]
+        if len({len(column) for column in columns}) != 1:
+            counts = " and ".join(str(count) for count in sorted({len(column) for column in columns}))
+            raise UserError(f"{self.name}: the seeds of {data_name} have {counts} rows; evaluate again")
+        return np.array(columns)
+
+    def _score(self, data_name: str, seed: int) -> float:
+        path = self.job(data_name, seed) / "metrics.json"
+        try:
+            return float(json.loads(path.read_text(encoding="utf-8"))["rougeL"])
+        except FileNotFoundError:
+            raise UserError(
+                f"{self.name} has no result for {data_name}, seed {seed}: {path} is missing; run evaluate.py"
+            ) from None
+        except (json.JSONDecodeError, KeyError, TypeError):
+            raise UserError(f"{path} is not a result of evaluate.py: no rougeL in it") from None
+
+    def _row_scores(self, data_name: str, seed: int) -> list[float]:
+        path = self.job(data_name, seed) / "answers.jsonl"
+        try:
+            scores = [float(json.loads(line)["rougeL"]) for line in path.read_text(encoding="utf-8").splitlines()]
+        except (FileNotFoundError, json.JSONDecodeError, KeyError):
+            raise UserError(f"{path} is missing or has no rougeL for each row; run evaluate.py again") from None
+        total = self.scores[self.sets.index(data_name), self.seeds.index(seed)]
+        if not scores or abs(np.mean(scores) - total) > 0.02:
+            raise UserError(f"{path} does not fit metrics.json beside it: their ROUGE-L differ; evaluate again")
+        return scores
+
+
+def add_result_options(parser: ToolParser) -> None:
+    """Add the options that say which results are meant."""
+    parser.add_argument(
+        "--row",
+        type=named_path,
+        action="append",
+        required=True,
+        metavar="NAME=PATH",
+        help="a model and its results folder, e.g. Teacher=results/gpt2/eval_main/sft/gpt2-xlarge; repeat",
+    )
+    parser.add_argument("--data-names", nargs="+", help="test sets; default: all that any row has")
+    parser.add_argument("--seeds", nargs="+", type=int, help="default: all that any row has")
+    parser.add_argument("--max-length", type=int, default=512, help="the --max-length of the evaluation")
+
+
+def open_evaluations(
+    rows: Sequence[tuple[str, str]], data_names: Sequence[str] | None, seeds: Sequence[int] | None, max_length: int
+) -> list[Evaluation]:
+    """Return the named evaluations; every one must hold every set with every seed, else it is an error."""
+    folders = {name: Path(path) for name, path in rows}
+    if len(folders) != len(rows):
+        raise UserError(f"two rows have one name: {', '.join(name for name, _ in rows)}; name each --row differently")
+    for name, folder in folders.items():
+        if not folder.is_dir():
+            raise UserError(f"{name}: {folder} does not exist; expected a results folder of evaluate.py")
+    found = [path for folder in folders.values() for path in folder.glob(f"*-{max_length}/*/metrics.json")]
+    sets = data_names or _in_known_order({path.parent.parent.name.rpartition("-")[0] for path in found})
+    chosen = seeds or sorted({int(path.parent.name) for path in found if path.parent.name.isdigit()})
+    if not sets or not chosen:
+        raise UserError(f"no row has a result of --max-length {max_length}; run evaluate.py first")
+    evaluations = [Evaluation(name, folder, tuple(sets), tuple(chosen), max_length) for name, folder in folders.items()]
+    for evaluation in evaluations:
+        _ = evaluation.scores
+    return evaluations
+
+
+def _in_known_order(names: set[str]) -> list[str]:
+    known = [name for name in KNOWN_SETS if name in names]
+    return known + sorted(names - set(known))
+
+
+def mean_and_std(scores: np.ndarray) -> tuple[float, float | None]:
+    """Return the mean over seeds and their sample standard deviation (None for one seed); `[seeds]`."""
+    return float(scores.mean()), float(scores.std(ddof=1)) if len(scores) > 1 else None
