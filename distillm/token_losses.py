@@ -32,7 +32,7 @@ def sum_over_chunks(per_token: Callable[..., Tensor], tensors: tuple[Tensor, ...
     total = tensors[0].new_zeros((), dtype=torch.float32)
     for start in range(0, num_tokens, chunk):
         parts = [tensor.narrow(-2, start, min(chunk, num_tokens - start)) for tensor in tensors]
-        total = total + checkpoint(chunk_sum, *parts, use_reentrant=False, preserve_rng_state=False)
+        total = total + checkpoint(chunk_sum, *parts, use_reentrant=False)
     return total
 
 
