@@ -13,15 +13,18 @@ In the end the save folder is the trained model (`AutoModelForCausalLM.from_pret
 with its tokenizer, `args.json`, `log.jsonl`, `training.log`, and for CONTRA the refreshed field and projector.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from contra.field_files import load_field, save_field
+from contra.field_files import load_field
 from contra.term import AlignmentTerm
 from contra.training import FieldRefresh, FieldSettings, FieldTrainer
+from data_utils.batching import Row
 from data_utils.errors import run_as_script
+from data_utils.response_pairs import PairDataset
 from distillm.arguments import (
     ContraArguments,
     DataArguments,
@@ -31,6 +34,7 @@ from distillm.arguments import (
     LoggingArguments,
     ModelArguments,
     OnPolicyArguments,
+    PairArguments,
     TrainingArguments,
     merged,
     parse_arguments,
@@ -46,9 +50,10 @@ from distillm.models import SplitModel, load_tokenizer
 from distillm.objective import Objective, Term
 from distillm.on_policy import AdaptiveThreshold, DatasetRows, OnPolicyRows, OnPolicySettings, ReplayBuffer
 from distillm.option_use import check_option_use
+from distillm.regeneration import ResponseRegeneration
 from distillm.reporting import make_logger, run_header
 from distillm.run_folder import open_run_folder
-from distillm.setup import first_rows, load_rows, load_student, load_teacher, step_batches, store_files
+from distillm.setup import first_rows, load_pairs, load_rows, load_student, load_teacher, step_batches, store_files
 from distillm.terms import make_terms
 from distillm.trainer import EpochEnd, Trainer, TrainerSettings
 from distillm.validation import ValidationSettings, Validator
@@ -64,6 +69,7 @@ class Arguments:
     decoding: DecodingArguments
     distillation: DistillationArguments
     on_policy: OnPolicyArguments
+    pairs: PairArguments
     layer_pairs: LayerPairArguments
     contra: ContraArguments
     logging: LoggingArguments
@@ -116,30 +122,27 @@ def main() -> None:
 
 def setup(arguments: Arguments, method: Method, world: World, header: dict) -> Trainer:
     """Build the trainer of a run: models, data, objective, and what happens after an epoch."""
-    data, training = arguments.data, arguments.training
+    training = arguments.training
     precision = resolve_precision(arguments.model.precision, world.device)
     models = setup_models(arguments, method, precision, world)
-    train_rows = first_rows(load_rows(data.data_dir, "train", data, models.student, models.tokenizer), data.train_num)
-    batches = step_batches(train_rows, training, data.max_length, models.tokenizer, world)
-    corpus = None
-    if data.lm_data_dir is not None and arguments.distillation.lm_coef > 0:
-        corpus_rows = load_rows(data.lm_data_dir, "train", data, models.student, models.tokenizer)
-        corpus = step_batches(corpus_rows, training, data.max_length, models.tokenizer, world, "corpus order")
+    rows, corpus_rows = setup_data(arguments, method, models)
+    batches = step_batches(rows, training, arguments.data.max_length, models.tokenizer, world)
     settings = trainer_settings(training, arguments, batches.steps_per_epoch, precision)
     engine = setup_engine(arguments, models.student, precision, world)
     generator = setup_generator(arguments, models.tokenizer, world)
-    terms = make_terms(method, arguments.distillation, models.student, models.teacher, corpus is not None)
+    terms = make_terms(
+        method, arguments.distillation, arguments.pairs, models.student, models.teacher, corpus_rows is not None
+    )
     callbacks: list[EpochEnd] = []
-    on_export = do_nothing
+    if isinstance(rows, PairDataset):
+        callbacks.append(setup_regeneration(arguments, rows, models, world))
     if method.contra:
         term, refresh = setup_contra(arguments, models, batches, settings, world)
         terms.append(term)
         callbacks.append(refresh)
-        field = refresh.trainer
-
-        def on_export(folder: Path) -> None:
-            save_field(folder, field.velocity_field, field.projector)
-
+    corpus = None
+    if corpus_rows is not None:
+        corpus = step_batches(corpus_rows, training, arguments.data.max_length, models.tokenizer, world, "corpus order")
     return Trainer(
         engine=engine,
         objective=Objective(terms, models.student, models.teacher, world),
@@ -152,8 +155,30 @@ def setup(arguments: Arguments, method: Method, world: World, header: dict) -> T
         logger=make_logger(training.save, world.rank, arguments.logging.report_to, header),
         settings=settings,
         world=world,
-        on_export=on_export,
     )
+
+
+def setup_data(
+    arguments: Arguments, method: Method, models: Models
+) -> tuple[Sequence[Row] | PairDataset, Sequence[Row] | None]:
+    """Open the training rows (or response pairs), and the corpus if its term counts."""
+    data = arguments.data
+    corpus = None
+    if data.lm_data_dir is not None and arguments.distillation.lm_coef > 0:
+        corpus = load_rows(data.lm_data_dir, "train", data, models.student, models.tokenizer)
+    if method.needs_pairs:
+        return load_pairs(data, models.tokenizer), corpus
+    rows = load_rows(data.data_dir, "train", data, models.student, models.tokenizer)
+    return first_rows(rows, data.train_num), corpus
+
+
+def setup_regeneration(arguments: Arguments, pairs: PairDataset, models: Models, world: World) -> ResponseRegeneration:
+    """Return what rewrites the rejected responses: plain sampling, whatever validation does."""
+    data, training = arguments.data, arguments.training
+    plain_sampling = DecodingSettings(data.max_length - data.max_prompt_length)
+    generator = Generator(models.tokenizer, plain_sampling, world, training.eval_batch_size)
+    interval = arguments.pairs.generate_sgo_interval
+    return ResponseRegeneration(pairs, models.student.model, generator, interval, data.max_length, training.seed)
 
 
 def setup_models(arguments: Arguments, method: Method, precision: str, world: World) -> Models:
@@ -210,7 +235,8 @@ def setup_validator(arguments: Arguments, models: Models, generator: Generator, 
     training, data = arguments.training, arguments.data
     if not training.do_valid:
         return None
-    dataset = load_rows(data.data_dir, "valid", data, models.student, models.tokenizer)
+    folder = arguments.pairs.gt_data_dir or data.data_dir
+    dataset = load_rows(folder, "valid", data, models.student, models.tokenizer)
     num_rows = len(first_rows(dataset, data.dev_num))
     settings = ValidationSettings(training.eval_batch_size, data.max_length, training.eval_gen, training.seed)
     return Validator(dataset, num_rows, models.tokenizer, generator, settings, world)
@@ -270,10 +296,6 @@ def trainer_settings(
         only_save_last=training.only_save_last,
         log_term_gradients=arguments.distillation.log_term_gradients,
     )
-
-
-def do_nothing(folder: Path) -> None:
-    """No add-on wants to write beside an exported model."""
 
 
 if __name__ == "__main__":

@@ -16,19 +16,23 @@ In the end the save folder holds `velocity_field.{json,safetensors}` and `projec
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from contra.field_files import save_field
 from contra.projector import Projector
 from contra.training import FieldSettings, FieldTrainer
 from contra.velocity_field import VelocityField
+from data_utils.batching import Row
 from data_utils.errors import UserError, run_as_script
 from data_utils.files import atomic_folder, write_json
 from data_utils.randomness import keyed_seed
+from data_utils.response_pairs import PairDataset, is_pair_folder
 from distillm.arguments import (
     DataArguments,
     LayerPairArguments,
@@ -43,11 +47,11 @@ from distillm.batches import StepBatches
 from distillm.distributed import World, join_world, leave_world
 from distillm.engine import resolve_precision
 from distillm.layer_schedule import layer_schedule
-from distillm.models import freeze, load_tokenizer
+from distillm.models import SplitModel, freeze, load_tokenizer
 from distillm.option_use import warn_of_ignored
 from distillm.reporting import Logger, make_logger, run_header
 from distillm.run_folder import FINISHED, open_run_folder
-from distillm.setup import first_rows, load_rows, load_student, load_teacher, step_batches, store_files
+from distillm.setup import first_rows, load_pairs, load_rows, load_student, load_teacher, step_batches, store_files
 
 CHECKPOINT = "checkpoint"
 # Options of a training script that have no meaning here: no clipping, no validation, the last weights are kept.
@@ -116,7 +120,7 @@ def setup(arguments: Arguments, world: World) -> tuple[FieldTrainer, StepBatches
     for model in (student, teacher):
         model.layers = layer_schedule(model.config.num_hidden_layers, num_pairs)
     tokenizer = load_tokenizer(arguments.model.model_path)
-    rows = first_rows(load_rows(data.data_dir, "train", data, student, tokenizer), data.train_num)
+    rows = load_training_items(arguments, student, tokenizer)
     batches = step_batches(rows, training, data.max_length, tokenizer, world)
     torch.manual_seed(keyed_seed(training.seed, "velocity field weights"))
     student_size, teacher_size = student.config.hidden_size, teacher.config.hidden_size
@@ -134,6 +138,16 @@ def setup(arguments: Arguments, world: World) -> tuple[FieldTrainer, StepBatches
     )
     learner = velocity_field.to(world.device), projector.to(world.device)
     return FieldTrainer(*learner, student, teacher, settings, world), batches
+
+
+def load_training_items(
+    arguments: Arguments, student: SplitModel, tokenizer: PreTrainedTokenizerBase
+) -> Sequence[Row] | PairDataset:
+    """Open a processed store, or a folder of response pairs (chosen and rejected rows are then stacked)."""
+    data = arguments.data
+    if is_pair_folder(data.data_dir):
+        return load_pairs(data, tokenizer)
+    return first_rows(load_rows(data.data_dir, "train", data, student, tokenizer), data.train_num)
 
 
 def fit(trainer: FieldTrainer, batches: StepBatches, arguments: Arguments, logger: Logger) -> None:

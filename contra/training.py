@@ -142,6 +142,10 @@ class FieldRefresh:
         losses = list(self.trainer.train(self.batches, steps, "velocity field"))
         return {"velocity_field_loss": float(torch.stack(losses).mean())}
 
+    def export(self, folder: Path) -> None:
+        """Write the refreshed field and projector beside the model."""
+        save_field(folder, self.trainer.velocity_field, self.trainer.projector)
+
     def save(self, folder: Path) -> None:
         (folder / "velocity_field").mkdir()
         self.trainer.save(folder / "velocity_field")

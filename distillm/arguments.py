@@ -186,6 +186,21 @@ class OnPolicyArguments:
 
 
 @dataclass
+class PairArguments:
+    """DistiLLM-2: response pairs and their contrastive loss."""
+
+    gt_data_dir: str | None = option(None, "processed reference data to validate on")
+    gradual_beta: bool = option(False, "raise the weight of the rejected side from 1 to 1.5 in the first half")
+    base_alpha_1: float = option(0.1, "mixing weight of the chosen side")
+    base_alpha_2: float = option(0.1, "mixing weight of the rejected side")
+    generate_sgo_interval: int = option(1, "epochs between regenerations of the rejected responses")
+
+    def __post_init__(self) -> None:
+        require_between(self, 0.0, 0.99, "base_alpha_1", "base_alpha_2")
+        require_positive(self, "generate_sgo_interval")
+
+
+@dataclass
 class LayerPairArguments:
     """Which layers of teacher and student are compared (FDD, CONTRA)."""
 

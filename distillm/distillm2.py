@@ -1,10 +1,13 @@
 """DistiLLM-2: raise the student on the teacher's responses (chosen), lower it on its own (rejected)."""
 
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from data_utils.batching import TokenBatch
 from distillm.divergences import (
     Divergence,
     kullback_leibler,
@@ -12,8 +15,21 @@ from distillm.divergences import (
     log_probabilities,
     skewed_forward_kl,
 )
+from distillm.models import HiddenStates, SplitModel
+from distillm.objective import Progress
+from distillm.token_losses import sum_over_chunks
 
 IGNORED_LABEL = -100
+
+
+@dataclass(frozen=True)
+class ContrastiveSettings:
+    """`version` v1 or v2; the α are the mixing weights of K1 and K2; β rises when it is gradual."""
+
+    version: str
+    gradual_beta: bool
+    alpha_1: float
+    alpha_2: float
 
 
 class PairDivergences(NamedTuple):
@@ -87,3 +103,44 @@ def contrastive_loss(
 def gradual_beta(step: int, total_steps: int) -> float:
     """Return the β of `--gradual-beta`, step from 1: it rises from 1 to 1.5 in the first half of the run."""
     return 1 + 0.5 * min(1.0, 2 * step / total_steps)
+
+
+class ContrastiveTerm:
+    """DistiLLM-2's part of the objective; a batch holds P chosen rows, then P rejected ones (SPEC 1.6)."""
+
+    name, source, needs_teacher = "distillm2", "instruction", True
+
+    def __init__(self, weight: float, settings: ContrastiveSettings, student: SplitModel, teacher: SplitModel):
+        self.weight, self.settings, self.student, self.teacher = weight, settings, student, teacher
+
+    def count(self, batch: TokenBatch) -> Tensor:
+        """Pairs, whatever their lengths: each side of a pair is a mean over its tokens."""
+        return batch.row_ids.new_tensor(len(batch.row_ids) // 2)
+
+    def total(
+        self, batch: TokenBatch, student: HiddenStates, teacher: HiddenStates | None, progress: Progress
+    ) -> Tensor:
+        assert teacher is not None
+        settings = self.settings
+        beta = gradual_beta(progress.step, progress.total_steps) if settings.gradual_beta else 1.0
+        divergences = pair_divergences(settings.version, beta, settings.alpha_1, settings.alpha_2)
+        sides = zip(
+            divergences,
+            student.last.chunk(2),
+            teacher.last.chunk(2),
+            batch.response_mask.chunk(2),
+            strict=True,
+        )
+        return torch.stack([self._side(*side) for side in sides]).sum()
+
+    def _side(self, divergence: Divergence, student_states: Tensor, teacher_states: Tensor, mask: Tensor) -> Tensor:
+        """Return the sum over one side's rows of their mean over response tokens, in chunks of tokens."""
+        weights = (1 / mask.sum(1, keepdim=True).clamp(min=1)).expand(mask.shape)[mask]
+
+        def per_token(student_states: Tensor, teacher_states: Tensor, weights: Tensor) -> Tensor:
+            with torch.no_grad():
+                teacher_logits = self.teacher.head(teacher_states)
+            return weights.squeeze(-1) * divergence(self.student.head(student_states), teacher_logits)
+
+        tensors = student_states[mask], teacher_states[mask], weights.unsqueeze(-1)
+        return sum_over_chunks(per_token, tensors, self.student.vocab_size)

@@ -25,6 +25,7 @@ def readers(method: Method) -> dict[str, bool]:
         "capacity": on_policy,
         "num_distill_layers": method.needs_hidden_states,
     }
+    pairs = ["gt_data_dir", "gradual_beta", "base_alpha_1", "base_alpha_2", "generate_sgo_interval"]
     contra = [
         "velocity_field_path",
         "projector_path",
@@ -33,7 +34,7 @@ def readers(method: Method) -> dict[str, bool]:
         "curriculum",
         "contra_weight",
     ]
-    return uses | dict.fromkeys(contra, method.contra)
+    return uses | dict.fromkeys(pairs, method.needs_pairs) | dict.fromkeys(contra, method.contra)
 
 
 def check_option_use(method: Method, options: Mapping[str, Any], given: set[str]) -> None:
@@ -45,6 +46,12 @@ def check_option_use(method: Method, options: Mapping[str, Any], given: set[str]
             raise UserError(f"--type {method} needs {flag(name)}")
     if method.sampling == "adaptive" and not options["do_valid"]:
         raise UserError(f"--type {method} needs --do-valid: the validation loss moves its threshold")
+    if method.needs_pairs and options["do_valid"] and options["gt_data_dir"] is None:
+        raise UserError(f"--type {method} validates on reference data: give --gt-data-dir, a processed store")
+    if method.needs_pairs and options["kd_ratio"] != 1.0:
+        raise UserError(
+            f"--type {method} has no cross-entropy to mix with: --kd-ratio must be 1, not {options['kd_ratio']}"
+        )
     if not (options["do_train"] or options["do_valid"]):
         raise UserError("nothing to do: give --do-train, --do-valid or both")
 

@@ -1,15 +1,18 @@
 """What every entry script does first: load student, teacher and data, and refuse what does not fit together."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch.utils.data import Subset
 from transformers import PreTrainedTokenizerBase
 
-from data_utils.batching import Row
+from data_utils.batching import Row, collate
 from data_utils.errors import UserError
 from data_utils.instructions import InstructionDataset
 from data_utils.randomness import keyed_seed
+from data_utils.response_pairs import Pair, PairDataset, collate_pairs
 from data_utils.store_meta import check_tokenizer
 from distillm.arguments import DataArguments, ModelArguments, TrainingArguments
 from distillm.batches import StepBatches, StepShape
@@ -64,6 +67,18 @@ def load_rows(
     return dataset
 
 
+def load_pairs(arguments: DataArguments, tokenizer: PreTrainedTokenizerBase) -> PairDataset:
+    """Open the response pairs to train on."""
+    return PairDataset(
+        arguments.data_dir,
+        "train",
+        tokenizer,
+        arguments.max_length,
+        arguments.max_prompt_length,
+        arguments.train_num,
+    )
+
+
 def first_rows(dataset: Sequence[Row], count: int) -> Sequence[Row]:
     """Return the first `count` rows, all of them for -1."""
     if count == -1 or count >= len(dataset):
@@ -72,22 +87,18 @@ def first_rows(dataset: Sequence[Row], count: int) -> Sequence[Row]:
 
 
 def step_batches(
-    dataset: Sequence[Row],
+    dataset: Sequence[Any],
     training: TrainingArguments,
     max_length: int,
     tokenizer: PreTrainedTokenizerBase,
     world: World,
     purpose: str = "instruction order",
 ) -> StepBatches:
-    """Return the optimiser steps over a data set; `purpose` keeps the orders of several data sets apart."""
-    shape = StepShape(
-        batch_size=training.batch_size,
-        accumulation=training.gradient_accumulation_steps,
-        max_length=max_length,
-        pad_id=tokenizer.pad_token_id,  # type: ignore[arg-type]
-        seed=keyed_seed(training.seed, purpose),
-    )
-    return StepBatches(dataset, shape, world)
+    """Return the optimiser steps over rows or pairs; `purpose` keeps the orders of several data sets apart."""
+    shape = StepShape(training.batch_size, training.gradient_accumulation_steps, keyed_seed(training.seed, purpose))
+    collate_items = collate_pairs if isinstance(dataset[0], Pair) else collate
+    pad_and_cut = partial(collate_items, pad_id=tokenizer.pad_token_id, max_length=max_length)
+    return StepBatches(dataset, shape, pad_and_cut, world)
 
 
 def store_files(*folders: str | None) -> list[Path]:

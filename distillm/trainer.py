@@ -72,6 +72,10 @@ class EpochEnd(Checkpointable, Protocol):
         """Act after the last step of an epoch; return numbers for the log."""
         ...
 
+    def export(self, folder: Path) -> None:
+        """Write beside an exported model what belongs to it."""
+        ...
+
 
 @dataclass
 class TrainerState:
@@ -114,12 +118,11 @@ class Trainer:
         logger: Logger,
         settings: TrainerSettings,
         world: World,
-        on_export: Callable[[Path], None] = lambda folder: None,
     ):
         self.engine, self.objective, self.policy = engine, objective, policy
         self.batches, self.corpus = batches, corpus
         self.validator, self.callbacks, self.tokenizer = validator, callbacks, tokenizer
-        self.logger, self.settings, self.world, self.on_export = logger, settings, world, on_export
+        self.logger, self.settings, self.world = logger, settings, world
         self.state = TrainerState()
         self.term_gradients = TermGradients(objective, world)
         self.pending: list[StepResult] = []  # the steps of the next log line
@@ -251,7 +254,8 @@ class Trainer:
         with atomic_folder(folder) as temporary:
             self.engine.export(temporary)
             self.tokenizer.save_pretrained(temporary)
-            self.on_export(temporary)
+            for callback in self.callbacks:
+                callback.export(temporary)
 
     def _finish(self) -> None:
         """Put the model that is kept into the save folder and drop the training state."""

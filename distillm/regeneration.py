@@ -1,0 +1,48 @@
+"""DistiLLM-2's refresh: after some epochs the current student writes the rejected responses anew (SPEC 1.6)."""
+
+import json
+from pathlib import Path
+
+from torch import nn
+
+from data_utils.files import write_json
+from data_utils.response_pairs import PairDataset
+from distillm.generation import Generator
+from distillm.objective import Progress
+
+STATE = "rejected_responses.json"
+
+
+class ResponseRegeneration:
+    """After every `interval` epochs but the last, replace the rejected side of every pair."""
+
+    def __init__(
+        self, pairs: PairDataset, student: nn.Module, generator: Generator, interval: int, max_length: int, seed: int
+    ):
+        self.pairs, self.student, self.generator = pairs, student, generator
+        self.interval, self.max_length, self.seed = interval, max_length, seed
+
+    def __call__(self, done: Progress) -> dict[str, float]:
+        if done.epoch == done.epochs or done.epoch % self.interval:
+            return {}
+        responses = self.generator.respond(
+            self.student,
+            self.pairs.prompts,
+            range(len(self.pairs)),
+            seed=self.seed,
+            purpose="rejected response",
+            step=done.epoch,
+            description="rejected responses",
+        )
+        rooms = (self.max_length - len(prompt) for prompt in self.pairs.prompts)
+        self.pairs.replace_rejected([ids[:room] for ids, room in zip(responses, rooms, strict=True)])
+        return {"mean_rejected_length": sum(map(len, responses)) / len(responses)}
+
+    def export(self, folder: Path) -> None:
+        """Nothing belongs to the model."""
+
+    def save(self, folder: Path) -> None:
+        write_json(folder / STATE, self.pairs.rejected)
+
+    def load(self, folder: Path) -> None:
+        self.pairs.replace_rejected(json.loads((folder / STATE).read_text(encoding="utf-8")))

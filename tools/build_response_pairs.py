@@ -1,0 +1,75 @@
+"""Join teacher and student responses row by row into DistiLLM-2's pairs (SPEC 3.4).
+
+    python3 tools/build_response_pairs.py --responses data/distillm2/gpt2 --output data/distillm2/gpt2/formatted
+
+Reads `generated_{train,dev}_{teacher,student}.jsonl` of `tools/generate_responses.py`, writes a Hugging Face data set
+with the splits train and dev and the columns prompt, chosen (the teacher's) and rejected (the student's).
+"""
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data_utils.errors import UserError, run_as_script
+from data_utils.files import atomic_folder
+from tools.command_line import ToolParser
+
+SPLITS = ("train", "dev")
+
+
+def main() -> None:
+    parser = ToolParser(__doc__)
+    parser.add_argument("--responses", type=Path, required=True, help="folder with the generated responses")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    arguments = parser.parse_args()
+    pairs = {split: join(arguments.responses, split) for split in SPLITS}
+
+    from datasets import Dataset, DatasetDict  # seconds to import
+
+    tables = DatasetDict({split: Dataset.from_list(rows) for split, rows in pairs.items()})
+    with atomic_folder(arguments.output) as temporary:
+        tables.save_to_disk(str(temporary))
+    counts = ", ".join(f"{split}: {len(rows):,} pairs" for split, rows in pairs.items())
+    print(f"{counts}; written to {arguments.output}")
+
+
+def join(folder: Path, split: str) -> list[dict[str, str]]:
+    """Return the pairs of one split; rows of unequal prompts are an error."""
+    paths = [folder / f"generated_{split}_{side}.jsonl" for side in ("teacher", "student")]
+    teacher, student = (read_responses(path) for path in paths)
+    if len(teacher) != len(student):
+        raise UserError(f"{paths[0]} has {len(teacher)} rows, {paths[1]} {len(student)}; generate both from one file")
+    pairs = []
+    for line, (chosen, rejected) in enumerate(zip(teacher, student, strict=True), start=1):
+        if chosen["prompt"] != rejected["prompt"]:
+            raise UserError(f"line {line} of {paths[0]} and of {paths[1]} answer different prompts")
+        pairs.append(
+            {
+                "prompt": chosen["prompt"],
+                "chosen": chosen["generated_text"],
+                "rejected": rejected["generated_text"],
+            }
+        )
+    return pairs
+
+
+def read_responses(path: Path) -> list[dict[str, str]]:
+    """Return the lines of a file of responses."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; make it with tools/generate_responses.py")
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
+        try:
+            row = json.loads(line)
+            rows.append({name: str(row[name]) for name in ("prompt", "generated_text")})
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}:{number} is no response with `prompt` and `generated_text`") from error
+    if not rows:
+        raise UserError(f"{path} holds no response")
+    return rows
+
+
+if __name__ == "__main__":
+    run_as_script(main)

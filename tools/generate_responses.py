@@ -1,0 +1,171 @@
+"""Answer every prompt of an instruction file: the responses that DistiLLM-2's pairs are made of (SPEC 3.4).
+
+    python3 tools/generate_responses.py --data data/dolly/train.jsonl --model-path results/gpt2/train/sft/gpt2-xlarge \\
+        --output data/distillm2/gpt2/generated_train_teacher.jsonl
+
+Output: one line a row of the input, in order: `prompt`, `generated_text`. Under torchrun every rank answers its share.
+A killed run continues with the first row that it had not written. `--vllm` uses vLLM, where that is installed.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data_utils.errors import UserError, run_as_script
+from data_utils.files import fsync_path
+from data_utils.instructions import read_jsonl
+from data_utils.prompts import encode_prompt, format_prompt
+from distillm.arguments import DecodingArguments, option, parse_arguments, require_positive
+from distillm.distributed import World, join_world, leave_world
+from distillm.engine import DTYPES, PRECISIONS, autocast, resolve_precision
+from distillm.generation import DecodingSettings, Generator
+from distillm.models import freeze, load_causal_lm, load_tokenizer
+from distillm.reporting import progress
+
+# Batches on every rank between two writes: what a killed run loses at most.
+BATCHES_PER_ROUND = 4
+
+
+@dataclass
+class ResponseArguments:
+    """Whose responses to which prompts."""
+
+    data: str = option("", "instruction file (jsonl)")
+    output: str = option("", "file to write (jsonl)")
+    model_path: str = option("", "checkpoint: a folder or a hub id")
+    peft_path: str | None = option(None, "adapter, merged into the model at load")
+    precision: str = option("auto", "of matrix products; auto: bf16 where the hardware has it, else fp32", PRECISIONS)
+    train_num: int = option(-1, "rows to answer; -1: all")
+    max_prompt_length: int = option(256, "ids of a prompt")
+    max_new_tokens: int = option(512, "ids of a response")
+    eval_batch_size: int = option(32, "prompts of one batch on one rank")
+    seed: int = option(42, "of the sampling")
+    vllm: bool = option(False, "generate with vLLM instead of Transformers; its random numbers differ")
+
+    def __post_init__(self) -> None:
+        if not (self.data and self.output and self.model_path):
+            raise UserError("--data, --output and --model-path are needed: prompts, a file for the responses, a model")
+        require_positive(self, "max_prompt_length", "max_new_tokens", "eval_batch_size")
+
+
+class Responder(Protocol):
+    """Something that answers prompts."""
+
+    def __call__(self, prompts: list[str], row_ids: list[int]) -> list[str]:
+        """Return the response to each prompt."""
+        ...
+
+
+def main() -> None:
+    (arguments, decoding), _ = parse_arguments([ResponseArguments, DecodingArguments], __doc__ or "")
+    records = read_jsonl(arguments.data)
+    prompts = [record.get("prompt") or format_prompt(record) for record in records]
+    if arguments.train_num != -1:
+        prompts = prompts[: arguments.train_num]
+    output = Path(arguments.output)
+    if output.exists():
+        print(f"{output} stands: nothing to do")
+        return
+    world = join_world()
+    partial = output.with_name(output.name + ".partial")
+    done = resume(partial, prompts, world)
+    make = vllm_responder if arguments.vllm else transformers_responder
+    respond = make(arguments, decoding, world)
+    bar = progress(total=len(prompts), initial=done, desc="responses", rank=world.rank)
+    for rows in rounds(done, len(prompts), arguments.eval_batch_size * world.size * BATCHES_PER_ROUND):
+        texts = respond([prompts[row] for row in rows], rows)
+        if world.is_main:
+            answered = zip(rows, texts, strict=True)
+            append(partial, [{"prompt": prompts[row], "generated_text": text} for row, text in answered])
+        bar.update(len(rows))
+    bar.close()
+    if world.is_main:
+        os.replace(partial, output)
+    leave_world(world)
+
+
+def resume(partial: Path, prompts: list[str], world: World) -> int:
+    """Return how many rows an interrupted run has written; a torn last line is cut off."""
+    if not partial.exists():
+        return 0
+    complete = partial.read_bytes().split(b"\n")[:-1]
+    written = [json.loads(line)["prompt"] for line in complete]
+    if written != prompts[: len(written)]:
+        raise UserError(f"{partial} is of other prompts; remove it, or choose another --output")
+    world.barrier()  # every rank has read the file before it changes
+    if world.is_main:
+        with open(partial, "r+b") as file:
+            file.truncate(sum(len(line) + 1 for line in complete))
+    return len(written)
+
+
+def rounds(first: int, last: int, size: int) -> Iterator[list[int]]:
+    """Yield the rows from `first` on in groups of `size`."""
+    for start in range(first, last, size):
+        yield list(range(start, min(start + size, last)))
+
+
+def append(path: Path, records: list[dict[str, Any]]) -> None:
+    """Append lines and flush them to disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    fsync_path(path)
+
+
+def transformers_responder(arguments: ResponseArguments, decoding: DecodingArguments, world: World) -> Responder:
+    """Generate with Transformers, on all ranks, keyed by row."""
+    tokenizer = load_tokenizer(arguments.model_path)
+    precision = resolve_precision(arguments.precision, world.device)
+    model = load_causal_lm(arguments.model_path, DTYPES[precision], adapter_path=arguments.peft_path)
+    model = freeze(model).to(world.device)
+    settings = DecodingSettings(arguments.max_new_tokens, **vars(decoding))
+    generator = Generator(tokenizer, settings, world, arguments.eval_batch_size)
+
+    def respond(prompts: list[str], row_ids: list[int]) -> list[str]:
+        encoded = [encode_prompt(tokenizer, prompt, arguments.max_prompt_length) for prompt in prompts]
+        with autocast(precision, world.device):
+            responses = generator.respond(model, encoded, row_ids, seed=arguments.seed, purpose="response")
+        return tokenizer.batch_decode(responses, skip_special_tokens=True)
+
+    return respond
+
+
+def vllm_responder(arguments: ResponseArguments, decoding: DecodingArguments, world: World) -> Responder:
+    """Generate with vLLM, in one process that uses the GPU by itself."""
+    try:
+        from vllm import LLM, SamplingParams
+    except ImportError as error:
+        raise UserError("--vllm was given, but vLLM is not installed: pip install vllm, or leave it out") from error
+    if world.size > 1 or arguments.peft_path is not None:
+        raise UserError("--vllm runs in one process on a plain model: leave out torchrun and --peft-path")
+    tokenizer = load_tokenizer(arguments.model_path)
+    engine = LLM(arguments.model_path, seed=arguments.seed)
+
+    def respond(prompts: list[str], row_ids: list[int]) -> list[str]:
+        encoded = [encode_prompt(tokenizer, prompt, arguments.max_prompt_length) for prompt in prompts]
+        sampling = [
+            SamplingParams(
+                temperature=decoding.temperature if decoding.do_sample else 0.0,
+                top_p=decoding.top_p,
+                top_k=decoding.top_k or -1,
+                repetition_penalty=decoding.repetition_penalty,
+                max_tokens=arguments.max_new_tokens,
+                seed=arguments.seed + row,
+            )
+            for row in row_ids
+        ]
+        answers = engine.generate([{"prompt_token_ids": ids} for ids in encoded], sampling)
+        return [answer.outputs[0].text for answer in answers]
+
+    return respond
+
+
+if __name__ == "__main__":
+    run_as_script(main)
