@@ -115,9 +115,7 @@ def test_the_header_is_json_and_complete(tmp_path):
 def test_the_fingerprint_sees_size_start_and_end(tmp_path, monkeypatch):
     monkeypatch.setattr(reporting, "FINGERPRINT_BYTES", 4)
     seen = set()
-    for number, content in enumerate(
-        (b"abcdefghijkl", b"Xbcdefghijkl", b"abcdefghijkX", b"abcdefghijklm", b"")
-    ):
+    for number, content in enumerate((b"abcdefghijkl", b"Xbcdefghijkl", b"abcdefghijkX", b"abcdefghijklm", b"")):
         path = tmp_path / str(number)
         path.write_bytes(content)
         seen.add(fingerprint(path))
