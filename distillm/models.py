@@ -120,7 +120,10 @@ def load_causal_lm(
     if adapter_path is not None:
         _check_folder(adapter_path, "adapter_config.json")
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True)
+        model, report = loaded
+        if report["missing_keys"]:  # Transformers only warns, and leaves these weights random
+            raise ValueError(f"its weights lack {min(report['missing_keys'])}, which its config.json asks for")
         if adapter_path is None:
             return model
         from peft import PeftModel
@@ -142,7 +145,11 @@ def add_lora(model: nn.Module, rank: int, alpha: int, dropout: float) -> nn.Modu
         lora_dropout=dropout,
         target_modules=["q_proj", "v_proj"],
     )
-    return get_peft_model(model, config)  # type: ignore[arg-type]
+    try:
+        return get_peft_model(model, config)  # type: ignore[arg-type]
+    except ValueError as error:
+        message = f"--peft lora adapts q_proj and v_proj, {type(model).__name__} has none; train it without --peft"
+        raise UserError(message) from error
 
 
 def enable_gradient_checkpointing(model: nn.Module) -> None:
