@@ -75,6 +75,15 @@ is_hub_id() {
   [[ "$1" =~ ^[A-Za-z0-9][^/]*(/[^/]+)?$ && ! -e "$1" ]]
 }
 
+# stands FOLDER: it holds a file that a script writes when it has finished.
+stands() {
+  local last
+  for last in config.json adapter_config.json velocity_field.json meta.json; do
+    [[ ! -f "$1/$last" ]] || return 0
+  done
+  return 1
+}
+
 # require_folder VARIABLE ADVICE, require_model VARIABLE: one clear line before Python is started.
 require_folder() {
   dry_run || [[ -d "${!1}" ]] || die "$1='${!1}' is not a folder: $2"
@@ -118,7 +127,10 @@ process_corpus() {
 # ---- training ----------------------------------------------------------------------------------------------------
 # These read the path variables CKPT, TEACHER_CKPT, DATA_DIR, LM_DATA_DIR, VELOCITY_FIELD_PATH and SAVE_PATH.
 
-# start_training ENTRY_SCRIPT OPTION...: with the options that every training script shares.
+# What a family adds to every training.
+FAMILY_OPTIONS=()
+
+# start_training ENTRY_SCRIPT OPTION...: from CKPT, on DATA_DIR, with the options that every training script shares.
 # shellcheck disable=SC2153 # SAVE_PATH is the script's, no misspelt BASE_PATH
 start_training() {
   require_model CKPT
@@ -144,7 +156,7 @@ start_training() {
     --seed 10
     --precision "$PRECISION"
   )
-  launch "$1" "${options[@]}" "${@:2}"
+  launch "$1" "${options[@]}" "${FAMILY_OPTIONS[@]}" "${@:2}"
 }
 
 SAMPLING_OPTIONS=(
@@ -159,6 +171,11 @@ finetune() {
   local deepspeed=()
   [[ -z "$DEEPSPEED_CONFIG" ]] || deepspeed=(--deepspeed --deepspeed_config "$DEEPSPEED_CONFIG")
   start_training finetune.py "${SAMPLING_OPTIONS[@]}" "${deepspeed[@]}" "$@"
+}
+
+# pretrain OPTION...: CKPT, with random weights, learns the corpus in LM_DATA_DIR; its dev loss chooses the epoch.
+pretrain() {
+  DATA_DIR="$LM_DATA_DIR" finetune --type lm --eval-gen false "$@"
 }
 
 # distill OPTION...: CKPT learns from TEACHER_CKPT, and from the corpus in LM_DATA_DIR unless that is set to nothing.
@@ -206,11 +223,11 @@ train_velocity_field() {
 
 # checkpoint_path CHECKPOINT: a checkpoint is named by its path below $TRAIN, or by any path.
 checkpoint_path() {
-  if [[ -d "$TRAIN/$1" || ! -d "$1" ]]; then
-    dry_run || [[ -d "$TRAIN/$1" ]] || die "no checkpoint '$1': neither $TRAIN/$1 nor $1 is a folder"
-    printf '%s' "$TRAIN/$1"
-  else
+  if ! stands "$TRAIN/$1" && stands "$1"; then
     printf '%s' "$1"
+  else
+    dry_run || stands "$TRAIN/$1" || die "no checkpoint '$1': neither $TRAIN/$1 nor $1 holds a model"
+    printf '%s' "$TRAIN/$1"
   fi
 }
 
@@ -258,18 +275,9 @@ step() {
   bash "$BASE_PATH/scripts/$FAMILY/$1" "$BASE_PATH" "$MASTER_PORT" "$GPU_NUM" "${@:2}"
 }
 
-# stands FOLDER: it holds the file that its script writes last, or it is the name of a model on the Hub.
-stands() {
-  local last
-  for last in config.json adapter_config.json velocity_field.json meta.json; do
-    [[ ! -f "$1/$last" ]] || return 0
-  done
-  is_hub_id "$1"
-}
-
-# once FOLDER SCRIPT OPTION...: a step that writes FOLDER, unless that stands.
+# once FOLDER SCRIPT OPTION...: a step that writes FOLDER, unless that stands or is a model on the Hub.
 once() {
-  if ! dry_run && stands "$1"; then
+  if ! dry_run && { stands "$1" || is_hub_id "$1"; }; then
     printf '\n== %s stands: scripts/%s/%s is skipped\n' "$1" "$FAMILY" "$2" >&2
   else
     SAVE_PATH="$1" step "${@:2}"
@@ -281,25 +289,14 @@ on_first_node() {
   ((NODE_RANK > 0)) || NNODES=1 "$@"
 }
 
-# fetch_data: the instruction sets and the corpus, unless they lie there.
-fetch_data() {
-  local set_folder
-  for set_folder in dolly self-inst vicuna sinst/11_ uinst/11_; do
-    if dry_run || [[ ! -f "$EVAL_DATA_DIR/$set_folder/valid.jsonl" ]]; then
-      tool get_instruction_data.py --data-dir "$EVAL_DATA_DIR"
-      break
-    fi
-  done
-  if dry_run || [[ ! -f "$RAW_CORPUS_DIR/data.txt" ]]; then
-    tool get_openwebtext.py
-  fi
-}
-
-# prepare_data: raw data and both token stores.
+# prepare_data: raw data (the tools leave alone what is there) and both token stores.
 prepare_data() {
-  on_first_node fetch_data
+  on_first_node tool get_instruction_data.py --data-dir "$EVAL_DATA_DIR"
   on_first_node once "$DATA_DIR" tools/process_data_dolly.sh
-  [[ -z "$LM_DATA_DIR" ]] || on_first_node once "$LM_DATA_DIR" tools/process_data_pretrain.sh
+  if [[ -n "$LM_DATA_DIR" ]] && { dry_run || ! stands "$LM_DATA_DIR"; }; then
+    on_first_node tool get_openwebtext.py --data-dir "$RAW_CORPUS_DIR"
+    on_first_node step tools/process_data_pretrain.sh
+  fi
 }
 
 # evaluate_run CHECKPOINT: the five sets with five seeds.

@@ -1,0 +1,63 @@
+# shellcheck shell=bash
+# The tiny family: an invented world, its tokenizer, a teacher and a student that train on a CPU in minutes.
+FAMILY=tiny
+source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
+
+# Everything is made here, nothing is fetched; each folder can be set in the environment.
+WORLD="${WORLD:-$BASE_PATH/data/tiny}"
+MODELS="${MODELS:-$BASE_PATH/checkpoints/tiny}" # with random weights
+RAW_DATA_DIR="${RAW_DATA_DIR:-$WORLD/dolly}"
+RAW_CORPUS_DIR="${RAW_CORPUS_DIR:-$WORLD/openwebtext}"
+DATA_DIR="${DATA_DIR:-$BASE_PATH/processed_data/dolly/full/tiny/}"
+TEACHER_DATA_DIR="${TEACHER_DATA_DIR:-$BASE_PATH/processed_data/teacher/full/tiny/}" # more rows of the same kind
+LM_DATA_DIR="${LM_DATA_DIR-$BASE_PATH/processed_data/openwebtext/tiny/}"
+EVAL_DATA_DIR="${EVAL_DATA_DIR:-$WORLD}"
+RESULTS_DIR="${RESULTS_DIR:-$BASE_PATH/results/tiny}"
+TRAIN="$RESULTS_DIR/train"
+TEACHER_BASE="${TEACHER_BASE:-$TRAIN/base/teacher}"
+STUDENT_BASE="${STUDENT_BASE:-$TRAIN/base/student}"
+
+MODEL_TYPE=gpt2
+DEV_NUM=100
+MAX_LENGTH=128
+MAX_PROMPT_LENGTH=64
+EVAL_BATCH_SIZE=256
+PRECISION="${PRECISION:-auto}"
+DEEPSPEED_CONFIG="${DEEPSPEED_CONFIG-}" # none: importing DeepSpeed takes as long as a stage of this run
+NUM_DISTILL_LAYERS=3
+VELOCITY_N_LAYERS=2
+VELOCITY_D_MODEL=64
+
+# One-time steps of this family's runs; their options are extra options for the training.
+prepare_data() {
+  on_first_node step tools/make_world.sh
+  on_first_node once "$MODELS/teacher" tools/make_models.sh
+  on_first_node once "$DATA_DIR" tools/process_data_dolly.sh
+  on_first_node once "$TEACHER_DATA_DIR" tools/process_data_teacher.sh
+  on_first_node once "$LM_DATA_DIR" tools/process_data_pretrain.sh
+}
+
+prepare_teacher() {
+  once "$TEACHER_BASE" pretrain/teacher.sh "$@"
+  once "${TEACHER_CKPT:-$TRAIN/sft/teacher}" sft/sft_teacher.sh "$@"
+}
+
+# The baseline is the best of three learning rates on the dev set.
+prepare_baseline() {
+  local lr runs=()
+  for lr in 1e-3 2e-3 4e-3; do
+    runs+=("$TRAIN/sft/student-$lr")
+    once "$TRAIN/sft/student-$lr" sft/sft_student.sh --lr "$lr" "$@"
+  done
+  on_first_node tool keep_best_run.py --runs "${runs[@]}" --save "$TRAIN/sft/student"
+}
+
+prepare_student() {
+  once "$STUDENT_BASE" pretrain/student.sh "$@"
+  prepare_baseline "$@"
+  once "$TRAIN/init/student" init/init_student.sh "$@"
+}
+
+prepare_velocity_field() {
+  once "${VELOCITY_FIELD_PATH:-$TRAIN/velocity_field}" train_velocity_field.sh "$@"
+}

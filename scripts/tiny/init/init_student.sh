@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Where distillation starts: the student base model after three epochs of fine-tuning.
+set -euo pipefail
+source "$(dirname "$0")/../common.sh"
+
+CKPT="${CKPT:-$STUDENT_BASE}"
+SAVE_PATH="${SAVE_PATH:-$TRAIN/init/student}"
+
+options=(
+  --type lm
+  --batch-size 32
+  --eval-batch-size 256
+  --lr 2e-3
+  --epochs 3
+)
+finetune "${options[@]}" "$@"

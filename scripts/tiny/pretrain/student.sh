@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# The student as a base model: trained on the corpus from random weights.
+set -euo pipefail
+source "$(dirname "$0")/../common.sh"
+
+CKPT="${CKPT:-$MODELS/student}"
+SAVE_PATH="${SAVE_PATH:-$STUDENT_BASE}"
+
+options=(
+  --batch-size 32
+  --eval-batch-size 256
+  --lr 2e-3
+  --epochs 4
+)
+pretrain "${options[@]}" "$@"

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# The teacher as a base model: trained on the corpus from random weights.
+set -euo pipefail
+source "$(dirname "$0")/../common.sh"
+
+CKPT="${CKPT:-$MODELS/teacher}"
+SAVE_PATH="${SAVE_PATH:-$TEACHER_BASE}"
+
+options=(
+  --batch-size 32
+  --eval-batch-size 256
+  --lr 1e-3
+  --epochs 2
+)
+pretrain "${options[@]}" "$@"

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# The baseline without a teacher: as many steps as init and distillation together.
+set -euo pipefail
+source "$(dirname "$0")/../common.sh"
+
+CKPT="${CKPT:-$STUDENT_BASE}"
+SAVE_PATH="${SAVE_PATH:-$TRAIN/sft/student-2e-3}"
+
+options=(
+  --type lm
+  --batch-size 32
+  --eval-batch-size 256
+  --lr 2e-3
+  --epochs 13
+)
+finetune "${options[@]}" "$@"

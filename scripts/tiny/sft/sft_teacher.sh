@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# The teacher: its base model, fine-tuned on the larger set.
+set -euo pipefail
+source "$(dirname "$0")/../common.sh"
+
+CKPT="${CKPT:-$TEACHER_BASE}"
+DATA_DIR="$TEACHER_DATA_DIR"
+SAVE_PATH="${SAVE_PATH:-$TRAIN/sft/teacher}"
+
+options=(
+  --type lm
+  --batch-size 32
+  --eval-batch-size 256
+  --lr 1e-3
+  --epochs 3
+)
+finetune "${options[@]}" "$@"

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# The corpus as chunks of token ids.
+set -euo pipefail
+source "$(dirname "$0")/../common.sh"
+
+CKPT="${CKPT:-$MODELS/student}" # whose tokenizer; the teacher has the same
+
+process_corpus --dev-num 100 --train-num -1 "$@"

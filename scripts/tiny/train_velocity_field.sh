@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Stage 1 of CONTRA: the flow from the student's hidden states to the teacher's.
+set -euo pipefail
+source "$(dirname "$0")/./common.sh"
+
+CKPT="${CKPT:-$TRAIN/init/student}"
+TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/teacher}"
+SAVE_PATH="${SAVE_PATH:-$TRAIN/velocity_field}"
+
+options=(
+  --batch-size 32
+  --eval-batch-size 256
+  --lr 1e-3
+  --epochs 3
+)
+train_velocity_field "${options[@]}" "$@"
