@@ -13,6 +13,9 @@ from data_utils.errors import UserError
 from distillm.distributed import World
 from distillm.engine import NonFiniteError, make_optimizer, set_learning_rate
 
+# Without a launcher DeepSpeed would look for MPI.
+LONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "2012"}
+
 
 def load_config(path: str, batch_size: int, accumulation: int, clip: float, precision: str) -> dict[str, Any]:
     """Read a DeepSpeed configuration and fill in every "auto" from the run's options."""
@@ -94,6 +97,8 @@ def import_deepspeed(device: torch.device) -> Any:
     """Import DeepSpeed, which takes seconds; on a CPU without compiling its shared-memory collectives."""
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    for name, value in LONE_PROCESS.items():
+        os.environ.setdefault(name, value)
     import deepspeed
 
     if device.type == "cpu":
