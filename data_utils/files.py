@@ -56,6 +56,16 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left of `atomic_file` and `atomic_folder` directly in a folder."""
+    for ending in ("tmp", "old"):
+        for path in folder.glob(f".*.{ending}"):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write JSON atomically, readable by a person."""
     with atomic_file(path) as temporary:

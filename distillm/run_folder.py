@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_utils.errors import UserError
-from data_utils.files import write_json
+from data_utils.files import remove_leftovers, write_json
 
 ARGUMENTS = "args.json"
 FINISHED = "finished.json"  # written last: the result stands in the folder
@@ -37,6 +37,7 @@ def open_run_folder(save: str, header: Mapping[str, Any], resume: str, is_main: 
         _check_same_run(folder, header)
     if is_main and not (folder / FINISHED).exists():
         folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
         write_json(folder / ARGUMENTS, header)
     return resume == "auto" and (folder / FINISHED).exists()
 
@@ -45,7 +46,7 @@ def _forget(folder: Path) -> None:
     """Remove what an earlier run left for its own continuation."""
     for name in (FINISHED, ARGUMENTS, "log.jsonl", "training.log"):
         (folder / name).unlink(missing_ok=True)
-    for name in ("checkpoints", "best"):
+    for name in ("checkpoints", "checkpoint", "best"):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
