@@ -223,28 +223,34 @@ train_velocity_field() {
 
 # checkpoint_path CHECKPOINT: a checkpoint is named by its path below $TRAIN, or by any path.
 checkpoint_path() {
-  if ! stands "$TRAIN/$1" && stands "$1"; then
-    printf '%s' "$1"
+  local below="$TRAIN/${1#"$TRAIN"/}"
+  if stands "$below" || ! stands "$1"; then
+    dry_run || stands "$below" || die "no checkpoint '$1': neither $below nor $1 holds a model"
+    printf '%s' "$below"
   else
-    dry_run || stands "$TRAIN/$1" || die "no checkpoint '$1': neither $TRAIN/$1 nor $1 holds a model"
-    printf '%s' "$TRAIN/$1"
+    printf '%s' "$1"
   fi
+}
+
+# evaluation_folder PATH: where the results of a checkpoint go; every / of its name becomes _.
+evaluation_folder() {
+  local name="${1#"$TRAIN"/}"
+  name="${name#./}"
+  printf '%s' "$RESULTS_DIR/eval_main/${name//\//_}"
 }
 
 # evaluate "SET..." CHECKPOINT OPTION...: every set with five seeds, in one process that loads the model once.
 evaluate() {
-  local sets path name
+  local sets path
   [[ -n "${2:-}" ]] || die "no checkpoint given: name one below $TRAIN, or a path"
   read -ra sets <<<"$1"
   path="$(checkpoint_path "$2")"
-  name="${path#"$TRAIN"/}"
-  name="${name#./}"
   launch evaluate.py \
     --model-path "$path" \
     --data-dir "$EVAL_DATA_DIR" \
     --data-names "${sets[@]}" \
     --seeds 10 20 30 40 50 \
-    --save "$RESULTS_DIR/eval_main/${name//\//_}" \
+    --save "$(evaluation_folder "$path")" \
     --eval-batch-size "$EVAL_BATCH_SIZE" \
     --max-length "$MAX_LENGTH" \
     --max-prompt-length "$MAX_PROMPT_LENGTH" \
@@ -304,4 +310,23 @@ evaluate_run() {
   local options
   read -ra options <<<"${EVAL_OPTIONS:-}"
   on_first_node evaluate "$EVALUATION_SETS" "$1" "${options[@]}"
+}
+
+# report "BASELINE..." NAME=CHECKPOINT...: evaluates each, then writes one table and one plot. The table shows the
+# differences to the named baselines, too, with intervals.
+report() {
+  local row baseline name checkpoint sets rows=() runs=() baselines=()
+  read -ra sets <<<"$EVALUATION_SETS"
+  for baseline in $1; do
+    baselines+=(--baseline "$baseline")
+  done
+  for row in "${@:2}"; do
+    name="${row%%=*}" checkpoint="$TRAIN/${row#*=}"
+    evaluate_run "$checkpoint"
+    rows+=(--row "$name=$(evaluation_folder "$checkpoint")")
+    runs+=(--run "$name=$checkpoint")
+  done
+  rows+=(--data-names "${sets[@]}" --max-length "$MAX_LENGTH")
+  on_first_node tool make_results_table.py "${rows[@]}" "${baselines[@]}" --save "$RESULTS_DIR/README.md"
+  on_first_node tool plot_results.py "${rows[@]}" "${runs[@]}" --save "$RESULTS_DIR/results.png"
 }

@@ -9,6 +9,8 @@ prepare_student "$@"
 prepare_velocity_field "$@"
 step distillm/train.sh "$@"
 step distillm/contra.sh "$@"
-for checkpoint in sft/teacher sft/student distillm contra/distillm; do
-  evaluate_run "$checkpoint"
-done
+report "SFT DistiLLM" \
+  "Teacher=sft/teacher" \
+  "SFT=sft/student" \
+  "DistiLLM=distillm/student" \
+  "DistiLLM + CONTRA=contra/distillm/student"

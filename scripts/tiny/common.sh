@@ -27,6 +27,10 @@ DEEPSPEED_CONFIG="${DEEPSPEED_CONFIG-}" # none: importing DeepSpeed takes as lon
 NUM_DISTILL_LAYERS=3
 VELOCITY_N_LAYERS=2
 VELOCITY_D_MODEL=64
+FAMILY_OPTIONS=(
+  --batch-size 32
+  --eval-batch-size 256
+)
 
 # One-time steps of this family's runs; their options are extra options for the training.
 prepare_data() {

@@ -8,8 +8,6 @@ TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/teacher}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/velocity_field}"
 
 options=(
-  --batch-size 32
-  --eval-batch-size 256
   --lr 1e-3
   --epochs 3
 )

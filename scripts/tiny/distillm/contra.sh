@@ -6,13 +6,11 @@ source "$(dirname "$0")/../common.sh"
 CKPT="${CKPT:-$TRAIN/init/student}"
 TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/teacher}"
 VELOCITY_FIELD_PATH="${VELOCITY_FIELD_PATH:-$TRAIN/velocity_field}"
-SAVE_PATH="${SAVE_PATH:-$TRAIN/contra/distillm}"
+SAVE_PATH="${SAVE_PATH:-$TRAIN/contra/distillm/student}"
 
 options=(
   --type adaptive-srkl-contra
   --init-threshold 0.3 # all three kinds of rows occur in a short run
-  --batch-size 32
-  --eval-batch-size 256
   --lr 2e-3
   --epochs 10
 )

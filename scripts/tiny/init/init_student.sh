@@ -8,8 +8,6 @@ SAVE_PATH="${SAVE_PATH:-$TRAIN/init/student}"
 
 options=(
   --type lm
-  --batch-size 32
-  --eval-batch-size 256
   --lr 2e-3
   --epochs 3
 )

@@ -7,8 +7,6 @@ CKPT="${CKPT:-$MODELS/student}"
 SAVE_PATH="${SAVE_PATH:-$STUDENT_BASE}"
 
 options=(
-  --batch-size 32
-  --eval-batch-size 256
   --lr 2e-3
   --epochs 4
 )

@@ -7,8 +7,6 @@ CKPT="${CKPT:-$MODELS/teacher}"
 SAVE_PATH="${SAVE_PATH:-$TEACHER_BASE}"
 
 options=(
-  --batch-size 32
-  --eval-batch-size 256
   --lr 1e-3
   --epochs 2
 )

@@ -8,8 +8,6 @@ SAVE_PATH="${SAVE_PATH:-$TRAIN/sft/student-2e-3}"
 
 options=(
   --type lm
-  --batch-size 32
-  --eval-batch-size 256
   --lr 2e-3
   --epochs 13
 )

@@ -9,8 +9,6 @@ SAVE_PATH="${SAVE_PATH:-$TRAIN/sft/teacher}"
 
 options=(
   --type lm
-  --batch-size 32
-  --eval-batch-size 256
   --lr 1e-3
   --epochs 3
 )

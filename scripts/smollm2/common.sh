@@ -1,0 +1,56 @@
+# shellcheck shell=bash
+# The smollm2 family: a real pretrained model on a CPU. Teacher SmolLM2-135M-Instruct (30 blocks), student 10 of its blocks.
+FAMILY=smollm2
+source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
+
+# How much of everything: the defaults take about 45 minutes on two cores.
+TRAIN_ROWS="${TRAIN_ROWS:-160}"
+DEV_ROWS="${DEV_ROWS:-32}"
+TEST_ROWS="${TEST_ROWS:-100}"
+MAX_LENGTH="${MAX_LENGTH:-192}"
+MAX_PROMPT_LENGTH="${MAX_PROMPT_LENGTH:-128}"
+CORPUS_LENGTH="${CORPUS_LENGTH:-64}"
+TEACHER_EPOCHS="${TEACHER_EPOCHS:-1}"
+INIT_EPOCHS="${INIT_EPOCHS:-2}"
+EPOCHS="${EPOCHS:-3}" # of distillation
+SFT_EPOCHS="${SFT_EPOCHS:-$((INIT_EPOCHS + EPOCHS))}" # the baseline: as many steps as init and distillation together
+FIELD_EPOCHS="${FIELD_EPOCHS:-1}"
+
+# Base models (Hub ids or folders) and folders; each can be set in the environment.
+MODELS="${MODELS:-$BASE_PATH/checkpoints/smollm2}"
+TEACHER_BASE="${TEACHER_BASE:-HuggingFaceTB/SmolLM2-135M-Instruct}"
+STUDENT_BASE="${STUDENT_BASE:-$MODELS/smollm2-64M}"
+RAW_DATA_DIR="${RAW_DATA_DIR:-$BASE_PATH/data/dolly}"
+RAW_CORPUS_DIR="${RAW_CORPUS_DIR:-$BASE_PATH/data/openwebtext}"
+EVAL_DATA_DIR="${EVAL_DATA_DIR:-$BASE_PATH/data/smollm2}" # RAW_DATA_DIR with a test set
+DATA_DIR="${DATA_DIR:-$BASE_PATH/processed_data/dolly/full/smollm2/}"
+LM_DATA_DIR="${LM_DATA_DIR-$BASE_PATH/processed_data/openwebtext/smollm2/$CORPUS_LENGTH/}"
+RESULTS_DIR="${RESULTS_DIR:-$BASE_PATH/results/smollm2}"
+TRAIN="$RESULTS_DIR/train"
+
+MODEL_TYPE=llama
+DEV_NUM="$DEV_ROWS"
+EVAL_BATCH_SIZE=50
+EVALUATION_SETS=dolly
+PRECISION="${PRECISION:-auto}" # bf16 where the hardware has it, else fp32
+DEEPSPEED_CONFIG="${DEEPSPEED_CONFIG-}"
+NUM_DISTILL_LAYERS=6
+VELOCITY_N_LAYERS=2
+VELOCITY_D_MODEL=256
+FAMILY_OPTIONS=(
+  --train-num "$TRAIN_ROWS"
+  --batch-size 8
+  --eval-batch-size 32
+)
+
+# The data have no default size on disk to stand for: they are processed anew, which takes seconds.
+prepare_data() {
+  [[ -f "$RAW_DATA_DIR/train.jsonl" ]] || on_first_node tool get_instruction_data.py --data-dir "$BASE_PATH/data"
+  on_first_node step tools/hold_out_test_rows.sh
+  on_first_node step tools/process_data_dolly.sh
+  if [[ -n "$LM_DATA_DIR" ]]; then
+    [[ -f "$RAW_CORPUS_DIR/data.txt" ]] || on_first_node tool get_openwebtext.py --data-dir "$RAW_CORPUS_DIR"
+    on_first_node step tools/process_data_pretrain.sh
+  fi
+  on_first_node once "$STUDENT_BASE" tools/prune_student.sh
+}

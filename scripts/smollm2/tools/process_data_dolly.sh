@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Dolly as token ids.
+set -euo pipefail
+source "$(dirname "$0")/../common.sh"
+
+CKPT="${CKPT:-$TEACHER_BASE}" # whose tokenizer; the student has the same
+RAW_DATA_DIR="$EVAL_DATA_DIR/dolly"
+
+process_instructions "$@"

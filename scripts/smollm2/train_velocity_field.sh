@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Stage 1 of CONTRA: the flow from the student's hidden states to the teacher's.
+set -euo pipefail
+source "$(dirname "$0")/./common.sh"
+
+CKPT="${CKPT:-$TRAIN/init/smollm2-64M}"
+TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/smollm2-135M}"
+SAVE_PATH="${SAVE_PATH:-$TRAIN/velocity_field}"
+
+options=(
+  --lr 5e-4
+  --epochs "$FIELD_EPOCHS"
+)
+train_velocity_field "${options[@]}" "$@"
