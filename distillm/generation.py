@@ -4,8 +4,10 @@ Transformers generates; what is ours is the choice of the next token, a pure fun
 uniform numbers keyed by (seed, purpose, step, row).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from transformers import (
 )
 
 from data_utils.batching import collate_prompts
+from data_utils.errors import UserError
 from data_utils.randomness import keyed_uniforms
 from distillm.distributed import World
 from distillm.reporting import progress
@@ -37,6 +40,10 @@ class DecodingSettings:
     top_p: float = 1.0
     no_repeat_ngram_size: int = 0
     repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.no_repeat_ngram_size == 1:
+            raise UserError("--no-repeat-ngram-size 1 would forbid every token of the prompt; use 2 or more, or 0")
 
 
 class KeyedSampling(LogitsProcessor):
@@ -97,16 +104,14 @@ class Generator:
         """As `respond`, with the uniform numbers given: `[len(prompts), max_new_tokens]`."""
         by_length = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         mine = self.world.share(by_length)
-        training = model.training
-        model.eval()
         bar = progress(total=len(mine), desc=description or "", rank=self.world.rank if description else -1)
         answers: list[list[int]] = []
-        for first in range(0, len(mine), self.batch_size):
-            batch = mine[first : first + self.batch_size]
-            answers += self._respond_batch(model, [prompts[i] for i in batch], uniforms[batch])
-            bar.update(len(batch))
+        with ready_to_generate(model):
+            for first in range(0, len(mine), self.batch_size):
+                batch = mine[first : first + self.batch_size]
+                answers += self._respond_batch(model, [prompts[i] for i in batch], uniforms[batch])
+                bar.update(len(batch))
         bar.close()
-        model.train(training)
         responses: list[list[int]] = [[] for _ in prompts]
         for index, answer in zip(by_length, self.world.collect(answers), strict=True):
             responses[index] = answer
@@ -149,6 +154,20 @@ class Generator:
             processors.append(TopPLogitsWarper(settings.top_p))
         processors.append(KeyedSampling(uniforms, prompt_width))
         return processors
+
+
+@contextmanager
+def ready_to_generate(model: nn.Module) -> Iterator[None]:
+    """Keep dropout, and the checkpoint's own decoding settings (beams, suppressed tokens, …), out of generation."""
+    causal_lm: Any = model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[operator]
+    training, settings = model.training, causal_lm.generation_config
+    causal_lm.generation_config = GenerationConfig()
+    model.eval()
+    try:
+        yield
+    finally:
+        causal_lm.generation_config = settings
+        model.train(training)
 
 
 def until_eos(ids: list[int], eos_id: int) -> list[int]:
