@@ -96,7 +96,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("checkpoints/tiny"), help="folder to write to")
     parser.add_argument("--vocabulary", type=positive, default=900, help="tokens")
     parser.add_argument("--max-length", type=positive, default=256, help="positions of both models")
-    for role, layers, width, heads in (("teacher", 6, 192, 6), ("student", 5, 64, 4)):
+    for role, layers, width, heads in (("teacher", 5, 128, 4), ("student", 5, 48, 4)):
         parser.add_argument(f"--{role}-layers", type=positive, default=layers)
         parser.add_argument(f"--{role}-width", type=positive, default=width)
         parser.add_argument(f"--{role}-heads", type=positive, default=heads)
