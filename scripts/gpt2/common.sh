@@ -21,9 +21,9 @@ MAX_PROMPT_LENGTH=256
 EVAL_BATCH_SIZE=64
 PRECISION="${PRECISION:-auto}" # bf16 where the hardware has it, fp16 on older GPUs, else fp32
 DEEPSPEED_CONFIG="${DEEPSPEED_CONFIG-$BASE_PATH/configs/deepspeed/ds_config.json}"
-NUM_DISTILL_LAYERS=6
-VELOCITY_N_LAYERS=4
-VELOCITY_D_MODEL=1024
+NUM_DISTILL_LAYERS="${NUM_DISTILL_LAYERS:-6}"
+VELOCITY_N_LAYERS="${VELOCITY_N_LAYERS:-4}"
+VELOCITY_D_MODEL="${VELOCITY_D_MODEL:-1024}"
 
 # One-time steps of this family's runs; their options are extra options for the training.
 prepare_teacher() {

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# The tests: bash tests/run.sh [pytest options]. Sets up the environment first where that is missing.
+# Tests that take minutes are left out; `bash tests/run.sh -m slow` runs them.
+set -euo pipefail
+source "$(dirname "$0")/../scripts/environment.sh"
+
+use_environment
+cd "$REPOSITORY"
+export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false # one thread for each of pytest's processes
+exec python3 -m pytest --numprocesses auto --maxprocesses 8 -m "not slow" "$@"

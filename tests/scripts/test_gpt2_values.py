@@ -1,0 +1,166 @@
+"""The gpt2 scripts say what the published recipe says: the table, written down a second time."""
+
+import pytest
+
+from tests.scripts.commands import Command, dry_run
+
+SHARED = {
+    "model-type": "gpt2",
+    "data-dir": "./processed_data/dolly/full/gpt2/",
+    "lr-decay-style": "cosine",
+    "weight-decay": 1e-2,
+    "clip-grad": 1.0,
+    "warmup-iters": 0,
+    "max-length": 512,
+    "max-prompt-length": 256,
+    "dev-num": 1000,
+    "save-interval": -1,
+    "eval-interval": -1,
+    "log-interval": 10,
+    "seed": 10,
+    "precision": "auto",
+}
+SHARED_FLAGS = {"do-train", "do-valid", "eval-gen"}
+SAMPLING = {"temperature": 1.0, "top-p": 1.0, "top-k": 0}
+DEEPSPEED = {"deepspeed_config": "./configs/deepspeed/ds_config.json"}
+DISTILLATION = {
+    "kd-ratio": 1.0,
+    "lm-data-dir": "./processed_data/openwebtext/gpt2/512/22.87K/",
+    "teacher-model-path": "./results/gpt2/train/sft/gpt2-xlarge",
+}
+ON_POLICY = {"init-threshold": 0.0, "loss-eps": 0.1, "capacity": 1000}
+CONTRA = {
+    "velocity-field-path": "./results/gpt2/train/velocity_field",
+    "velocity-epochs": 1,
+    "velocity-update-interval": 1,
+    "num-distill-layers": 6,
+}
+INIT = "./results/gpt2/train/init/gpt2-base"
+
+# script: (start, batch size, accumulation, eval batch size, lr, epochs, type, save, flags, what else)
+TABLE = {
+    "sft/sft_xlarge.sh": (
+        ("gpt2-xl", 4, 2, 16, 5e-5, 10, "lm", "sft/gpt2-xlarge"),
+        {"only-save-last", "gradient-checkpointing"},
+        {},
+    ),
+    "sft/sft_base.sh": (("gpt2", 16, 1, 32, 5e-4, 20, "lm", "sft/gpt2-base"), set(), {}),
+    "init/init_base.sh": (("gpt2", 8, 1, 10, 5e-4, 3, "lm", "init/gpt2-base"), set(), {}),
+    "kd/kd_base.sh": (("gpt2", 16, 1, 64, 5e-4, 20, "kd", "kd/base"), set(), DISTILLATION),
+    "kd/contra_base.sh": (
+        (INIT, 16, 1, 64, 5e-4, 20, "fkl-contra", "contra/kd/base"),
+        set(),
+        DISTILLATION | CONTRA,
+    ),
+    "distillm/train_0.1B_1.5B.sh": (
+        (INIT, 16, 1, 64, 5e-4, 20, "adaptive-srkl", "distillm/0.1B_1.5B"),
+        set(),
+        DISTILLATION | ON_POLICY,
+    ),
+    "distillm/contra_0.1B_1.5B.sh": (
+        (INIT, 16, 1, 64, 5e-4, 20, "adaptive-srkl-contra", "contra/distillm/0.1B_1.5B"),
+        set(),
+        DISTILLATION | ON_POLICY | CONTRA,
+    ),
+}
+COLUMNS = ("model-path", "batch-size", "gradient-accumulation-steps", "eval-batch-size", "lr", "epochs", "type", "save")
+
+
+def assert_options(command: Command, expected: dict, flags: set[str]) -> None:
+    """The command has these values and flags, and nothing else."""
+    assert {name for name, values in command.options.items() if not values} == flags
+    given = {name: values for name, values in command.options.items() if values}
+    assert given.keys() == expected.keys()
+    for name, value in expected.items():
+        (text,) = given[name]
+        assert text == value if isinstance(value, str) else float(text) == value, name
+
+
+@pytest.mark.parametrize("script", TABLE)
+def test_a_training_script_has_the_values_of_the_recipe(script):
+    (command,) = dry_run(f"scripts/gpt2/{script}", ".", "2012", "1")
+    row, flags, extra = TABLE[script]
+    expected = SHARED | SAMPLING | DEEPSPEED | dict(zip(COLUMNS, row, strict=True)) | extra
+    expected["save"] = f"./results/gpt2/train/{expected['save']}"
+    assert command.program == "finetune.py"
+    assert_options(command, expected, SHARED_FLAGS | {"do-sample", "deepspeed"} | flags)
+
+
+def test_the_velocity_field_has_the_values_of_the_recipe():
+    (command,) = dry_run("scripts/gpt2/train_velocity_field.sh", ".", "2012", "1")
+    expected = SHARED | {
+        "model-path": INIT,
+        "teacher-model-path": DISTILLATION["teacher-model-path"],
+        "batch-size": 8,
+        "gradient-accumulation-steps": 1,
+        "eval-batch-size": 32,
+        "lr": 5e-4,
+        "epochs": 3,
+        "save": "./results/gpt2/train/velocity_field",
+        "velocity-n-layers": 4,
+        "velocity-d-model": 1024,
+        "num-distill-layers": 6,
+    }
+    assert command.program == "train_velocity_field.py"
+    assert_options(command, expected, SHARED_FLAGS)
+
+
+def test_the_data_scripts_have_the_values_of_the_recipe():
+    (dolly,) = dry_run("scripts/gpt2/tools/process_data_dolly.sh")
+    shared = {
+        "model-path": "gpt2",
+        "model-type": "gpt2",
+        "max-length": 512,
+        "dev-num": 1000,
+        "data-process-workers": 32,
+    }
+    assert_options(
+        dolly,
+        shared
+        | {
+            "data-dir": "./data/dolly/",
+            "processed-data-dir": "./processed_data/dolly/full/gpt2/",
+            "max-prompt-length": 256,
+            "train-num": -1,
+        },
+        set(),
+    )
+    (corpus,) = dry_run("scripts/gpt2/tools/process_data_pretrain.sh")
+    assert_options(
+        corpus,
+        shared
+        | {
+            "data-dir": "./data/openwebtext/",
+            "processed-data-dir": "./processed_data/openwebtext/gpt2/512/22.87K/",
+            "train-num": 22870,
+        },
+        set(),
+    )
+
+
+SETS = ("dolly", "self_inst", "vicuna", "sinst", "uinst")
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "sets"),
+    [
+        ("run_eval.sh", ("0", "contra/distillm/0.1B_1.5B"), SETS),
+        *((f"eval_main_{name}.sh", (".", "2012", "1", "contra/distillm/0.1B_1.5B"), (name,)) for name in SETS),
+    ],
+)
+def test_an_evaluation_is_one_process_with_the_values_of_the_recipe(script, arguments, sets):
+    (command,) = dry_run(f"scripts/gpt2/eval/{script}", *arguments)
+    assert command.program == "evaluate.py"
+    assert command.options.pop("seeds") == ["10", "20", "30", "40", "50"]
+    assert command.options.pop("data-names") == list(sets)
+    expected = SAMPLING | {
+        "model-path": "./results/gpt2/train/contra/distillm/0.1B_1.5B",
+        "data-dir": "./data/",
+        "save": "./results/gpt2/eval_main/contra_distillm_0.1B_1.5B",
+        "eval-batch-size": 64,
+        "max-length": 512,
+        "max-prompt-length": 256,
+        "no-repeat-ngram-size": 6,
+        "precision": "auto",
+    }
+    assert_options(command, expected, {"do-sample"})
