@@ -28,12 +28,12 @@ from data_utils.files import atomic_folder, write_json
 from data_utils.instructions import EVALUATION_SETS, load_evaluation_set, references
 from data_utils.prompts import encode_prompt
 from data_utils.randomness import keyed_uniforms
-from distillm.arguments import DecodingArguments, merged, option, parse_arguments, require_positive
+from distillm.arguments import DecodingArguments, merged, option, parse_arguments, require_count, require_positive
 from distillm.distributed import join_world, leave_world
 from distillm.engine import DTYPES, PRECISIONS, autocast, resolve_precision
 from distillm.generation import DecodingSettings, Generator
 from distillm.metrics import mean_scores, score_rows
-from distillm.models import freeze, load_causal_lm, load_tokenizer
+from distillm.models import check_max_length, freeze, load_causal_lm, load_tokenizer
 from distillm.reporting import format_record, run_header
 
 # Prompts that are generated before their results are written: what a killed evaluation loses at most.
@@ -63,6 +63,9 @@ class EvaluationArguments:
         if not self.model_path or not self.save:
             raise UserError("--model-path and --save are needed: a checkpoint, and a folder for the results")
         require_positive(self, "eval_batch_size", "max_prompt_length")
+        require_count(self, "num_rows")
+        if min(self.seeds) < 0:
+            raise UserError(f"--seeds must be at least 0, not {min(self.seeds)}")
         if self.max_prompt_length >= self.max_length:
             raise UserError(
                 f"--max-prompt-length {self.max_prompt_length} leaves no room in --max-length {self.max_length}"
@@ -89,6 +92,7 @@ def main() -> None:
     tokenizer = load_tokenizer(arguments.model_path)
     precision = resolve_precision(arguments.precision, world.device)
     model = load_causal_lm(arguments.model_path, DTYPES[precision], adapter_path=arguments.peft_path)
+    check_max_length(model.config, arguments.max_length)
     model = freeze(model).to(world.device)
     room = arguments.max_length - arguments.max_prompt_length
     generator = Generator(tokenizer, DecodingSettings(room, **vars(decoding)), world, arguments.eval_batch_size)

@@ -1,6 +1,7 @@
 """The options of the entry scripts: one dataclass for each concern, parsed strictly."""
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -27,6 +28,20 @@ def require_positive(arguments: Any, *names: str) -> None:
     for name in names:
         if getattr(arguments, name) < 1:
             raise UserError(f"{flag(name)} must be at least 1, not {getattr(arguments, name)}")
+
+
+def require_not_negative(arguments: Any, *names: str) -> None:
+    """Raise unless each of these options is a number from 0 on."""
+    for name in names:
+        if not 0 <= getattr(arguments, name) < math.inf:
+            raise UserError(f"{flag(name)} must be at least 0, not {getattr(arguments, name)}")
+
+
+def require_count(arguments: Any, *names: str) -> None:
+    """Raise unless each of these options is at least 1, or -1 for all."""
+    for name in names:
+        if getattr(arguments, name) < 1 and getattr(arguments, name) != -1:
+            raise UserError(f"{flag(name)} must be at least 1, or -1 for all, not {getattr(arguments, name)}")
 
 
 def require_between(arguments: Any, low: float, high: float, *names: str) -> None:
@@ -82,6 +97,7 @@ class DataArguments:
         if not self.data_dir:
             raise UserError("--data-dir is missing: give a folder made by tools/process_data_dolly.py")
         require_positive(self, "max_prompt_length")
+        require_count(self, "train_num", "dev_num")
         if self.max_prompt_length >= self.max_length:
             raise UserError(
                 f"--max-prompt-length {self.max_prompt_length} leaves no room for a response in "
@@ -122,6 +138,7 @@ class TrainingArguments:
         if not self.save:
             raise UserError("--save is missing: give a folder for the trained model")
         require_positive(self, "batch_size", "eval_batch_size", "gradient_accumulation_steps", "epochs", "log_interval")
+        require_not_negative(self, "lr", "lr_min", "weight_decay", "clip_grad", "warmup_iters", "seed")
         for name in ("save_interval", "eval_interval"):
             if getattr(self, name) < 1 and getattr(self, name) != -1:
                 raise UserError(f"{flag(name)} must be at least 1, or -1 for once an epoch, not {getattr(self, name)}")
@@ -153,6 +170,9 @@ class DecodingArguments:
             raise UserError(f"--temperature must be above 0, not {self.temperature}; greedy is --do-sample false")
         if not 0 < self.top_p <= 1:
             raise UserError(f"--top-p must lie in (0, 1], not {self.top_p}")
+        if self.repetition_penalty <= 0:
+            raise UserError(f"--repetition-penalty must be above 0, not {self.repetition_penalty}; 1 changes nothing")
+        require_not_negative(self, "top_k", "no_repeat_ngram_size")
 
 
 @dataclass
@@ -260,8 +280,11 @@ class ArgumentParser(HfArgumentParser):
 
 def parse_arguments(types: Sequence[type], description: str) -> tuple[list[Any], set[str]]:
     """Return the arguments of the command line, one object a type, and the names of the options given on it."""
-    arguments = ArgumentParser(types, description).parse_args_into_dataclasses()
-    return list(arguments), given_options(sys.argv[1:])
+    parser = ArgumentParser(types, description)
+    *arguments, unknown = parser.parse_args_into_dataclasses(return_remaining_strings=True)
+    if unknown:
+        parser.error(f"unknown option: {' '.join(unknown)}")
+    return arguments, given_options(sys.argv[1:])
 
 
 def given_options(command_line: Sequence[str]) -> set[str]:

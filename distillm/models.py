@@ -179,6 +179,13 @@ def check_same_vocabulary(student: SplitModel, teacher: SplitModel) -> None:
         )
 
 
+def check_max_length(config: Any, max_length: int) -> None:
+    """Raise if rows of `max_length` ids have more positions than the model knows."""
+    known = getattr(config, "max_position_embeddings", None)
+    if known is not None and max_length > known:
+        raise UserError(f"--max-length {max_length} is more than the {known} positions of the model; choose a smaller")
+
+
 def freeze(model: nn.Module) -> nn.Module:
     """Return the model in evaluation mode, without gradients."""
     return model.requires_grad_(False).eval()

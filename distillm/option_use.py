@@ -39,18 +39,18 @@ def readers(method: Method) -> dict[str, bool]:
 
 def check_option_use(method: Method, options: Mapping[str, Any], given: set[str]) -> None:
     """Warn of given options that the method ignores; raise for options it lacks."""
-    reads = readers(method)
-    warn_of_ignored(f"--type {method}", [name for name, read in reads.items() if name in given and not read])
+    reads, typed = readers(method), options["type"]
+    warn_of_ignored(f"--type {typed}", [name for name, read in reads.items() if name in given and not read])
     for name in ("teacher_model_path", "velocity_field_path"):
         if reads[name] and options[name] is None:
-            raise UserError(f"--type {method} needs {flag(name)}")
+            raise UserError(f"--type {typed} needs {flag(name)}")
     if method.sampling == "adaptive" and not options["do_valid"]:
-        raise UserError(f"--type {method} needs --do-valid: the validation loss moves its threshold")
+        raise UserError(f"--type {typed} needs --do-valid: the validation loss moves its threshold")
     if method.needs_pairs and options["do_valid"] and options["gt_data_dir"] is None:
-        raise UserError(f"--type {method} validates on reference data: give --gt-data-dir, a processed store")
+        raise UserError(f"--type {typed} validates on reference data: give --gt-data-dir, a processed store")
     if method.needs_pairs and options["kd_ratio"] != 1.0:
         raise UserError(
-            f"--type {method} has no cross-entropy to mix with: --kd-ratio must be 1, not {options['kd_ratio']}"
+            f"--type {typed} has no cross-entropy to mix with: --kd-ratio must be 1, not {options['kd_ratio']}"
         )
     if not (options["do_train"] or options["do_valid"]):
         raise UserError("nothing to do: give --do-train, --do-valid or both")

@@ -21,6 +21,7 @@ from distillm.engine import DTYPES
 from distillm.models import (
     SplitModel,
     add_lora,
+    check_max_length,
     check_model_type,
     check_same_vocabulary,
     enable_gradient_checkpointing,
@@ -57,6 +58,7 @@ def load_rows(
     folder: str, split: str, arguments: DataArguments, student: SplitModel, tokenizer: PreTrainedTokenizerBase
 ) -> InstructionDataset:
     """Open one split of a processed store and check that its ids mean what the student takes them for."""
+    check_max_length(student.config, arguments.max_length)
     check_tokenizer(folder, tokenizer)
     dataset = InstructionDataset(folder, split, arguments.max_length, arguments.max_prompt_length)
     if dataset.largest_id >= student.vocab_size:

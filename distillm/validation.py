@@ -40,6 +40,8 @@ class Validator:
         self.dataset, self.tokenizer, self.generator = dataset, tokenizer, generator
         self.settings, self.world = settings, world
         self.rows = [dataset[index] for index in range(num_rows)]
+        if settings.generate:
+            dataset.references(0)  # refuses data without references before anything is trained
 
     def validate(self, student: SplitModel, step: int) -> dict[str, float]:
         """Return `dev_loss` and, when asked for, `dev_rougeL` and `dev_exact_match`."""
