@@ -50,7 +50,7 @@ from distillm.layer_schedule import layer_schedule
 from distillm.models import SplitModel, freeze, load_tokenizer
 from distillm.option_use import warn_of_ignored
 from distillm.reporting import Logger, make_logger, run_header
-from distillm.run_folder import FINISHED, open_run_folder
+from distillm.run_folder import FINISHED, is_finished, start_run
 from distillm.setup import first_rows, load_pairs, load_rows, load_student, load_teacher, step_batches, store_files
 
 CHECKPOINT = "checkpoint"
@@ -92,20 +92,18 @@ def main() -> None:
         global_batch_size=rows_per_step,
         data_files=store_files(arguments.data.data_dir),
     )
-    if not training.dry_run and open_run_folder(training.save, header, training.resume, world.is_main):
+    if not training.dry_run and is_finished(training.save, header, training.resume):
         print(f"{training.save} holds this run, finished: nothing to do (--resume never starts it afresh)")
+        leave_world(world)
         return
     trainer, batches = setup(arguments, world)
     if training.dry_run:
         loss = next(trainer.train(batches, 1, "dry run"))
         print(f"dry run: velocity_field_loss {float(loss):.4g}")
     else:
-        fit(
-            trainer,
-            batches,
-            arguments,
-            make_logger(training.save, world.rank, arguments.logging.report_to, header),
-        )
+        logger = make_logger(training.save, world.rank, arguments.logging.report_to, header)
+        start_run(training.save, header, training.resume, world)
+        fit(trainer, batches, arguments, logger)
     leave_world(world)
 
 

@@ -79,9 +79,9 @@ class JsonLinesLogger:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def log(self, record: Record) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
@@ -109,7 +109,6 @@ class TextLogger:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def log(self, record: Record) -> None:
         self._write(format_record(record))
@@ -122,6 +121,7 @@ class TextLogger:
 
     def _write(self, line: str) -> None:
         tqdm.write(line)  # does not tear a progress bar apart
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
@@ -133,9 +133,10 @@ class TensorBoardLogger:
         _require("tensorboard")
         self.folder = str(folder)
         self.writer: Any = None
-        self.truncate_after(-1)
 
     def log(self, record: Record) -> None:
+        if self.writer is None:
+            self.truncate_after(-1)
         for name, value in _numbers(record):
             self.writer.add_scalar(name, value, record["step"])
 

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from data_utils.errors import UserError
 from data_utils.files import remove_leftovers, write_json
+from distillm.distributed import World
 
 ARGUMENTS = "args.json"
 FINISHED = "finished.json"  # written last: the result stands in the folder
@@ -23,23 +26,38 @@ FREE_OPTIONS = {
 }
 
 
-def open_run_folder(save: str, header: Mapping[str, Any], resume: str, is_main: bool) -> bool:
-    """Prepare a save folder and write `args.json`; return whether the run in it is finished already.
+def is_finished(save: str, header: Mapping[str, Any], resume: str) -> bool:
+    """Say whether a save folder holds this run, finished; nothing is written.
 
     Raises:
         UserError: the folder holds a run with other options.
     """
     folder = Path(save)
     if resume == "never":
-        if is_main and folder.exists():
-            _forget(folder)
-    elif (folder / ARGUMENTS).exists():
+        return False
+    if (folder / ARGUMENTS).exists():
         _check_same_run(folder, header)
-    if is_main and not (folder / FINISHED).exists():
+    return (folder / FINISHED).exists()
+
+
+def start_run(save: str, header: Mapping[str, Any], resume: str, world: World) -> None:
+    """Make the save folder ready and write `args.json`, once everything a run needs is known to be there."""
+    folder = Path(save)
+    if world.is_main:
         folder.mkdir(parents=True, exist_ok=True)
+        if resume == "never":
+            _forget(folder)
         remove_leftovers(folder)
         write_json(folder / ARGUMENTS, header)
-    return resume == "auto" and (folder / FINISHED).exists()
+    world.barrier()
+
+
+def open_run_folder(save: str, header: Mapping[str, Any], resume: str, is_main: bool) -> bool:
+    """Return `is_finished`; if it is not, start the run at once."""
+    finished = is_finished(save, header, resume)
+    if is_main and not finished:
+        start_run(save, header, resume, World(0, 1, torch.device("cpu")))
+    return finished
 
 
 def _forget(folder: Path) -> None:
