@@ -5,6 +5,7 @@ set -euo pipefail
 source "$(dirname "$0")/../../scripts/smollm2/common.sh"
 
 start_run
+step pretrain/heal_student.sh "$@"
 step sft/sft_teacher.sh "$@"
 step sft/sft_student.sh "$@"
 step init/init_student.sh "$@"

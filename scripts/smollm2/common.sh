@@ -4,33 +4,35 @@ FAMILY=smollm2
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
 # How much of everything: the defaults take about 45 minutes on two cores.
-TRAIN_ROWS="${TRAIN_ROWS:-160}"
+HEAL_CHUNKS="${HEAL_CHUNKS:-1600}" # of the corpus, for the pruned student
+TRAIN_ROWS="${TRAIN_ROWS:-240}"
 DEV_ROWS="${DEV_ROWS:-32}"
 TEST_ROWS="${TEST_ROWS:-100}"
 MAX_LENGTH="${MAX_LENGTH:-192}"
 MAX_PROMPT_LENGTH="${MAX_PROMPT_LENGTH:-128}"
 CORPUS_LENGTH="${CORPUS_LENGTH:-64}"
 TEACHER_EPOCHS="${TEACHER_EPOCHS:-1}"
-INIT_EPOCHS="${INIT_EPOCHS:-2}"
-EPOCHS="${EPOCHS:-3}" # of distillation
+INIT_EPOCHS="${INIT_EPOCHS:-1}"
+EPOCHS="${EPOCHS:-2}" # of distillation
 SFT_EPOCHS="${SFT_EPOCHS:-$((INIT_EPOCHS + EPOCHS))}" # the baseline: as many steps as init and distillation together
 FIELD_EPOCHS="${FIELD_EPOCHS:-1}"
 
 # Base models (Hub ids or folders) and folders; each can be set in the environment.
+RESULTS_DIR="${RESULTS_DIR:-$BASE_PATH/results/smollm2}"
 MODELS="${MODELS:-$BASE_PATH/checkpoints/smollm2}"
 TEACHER_BASE="${TEACHER_BASE:-HuggingFaceTB/SmolLM2-135M-Instruct}"
-STUDENT_BASE="${STUDENT_BASE:-$MODELS/smollm2-64M}"
+PRUNED_BASE="${PRUNED_BASE:-$MODELS/smollm2-64M}"
+STUDENT_BASE="${STUDENT_BASE:-$RESULTS_DIR/train/base/smollm2-64M}"
 RAW_DATA_DIR="${RAW_DATA_DIR:-$BASE_PATH/data/dolly}"
 RAW_CORPUS_DIR="${RAW_CORPUS_DIR:-$BASE_PATH/data/openwebtext}"
 EVAL_DATA_DIR="${EVAL_DATA_DIR:-$BASE_PATH/data/smollm2}" # RAW_DATA_DIR with a test set
 DATA_DIR="${DATA_DIR:-$BASE_PATH/processed_data/dolly/full/smollm2/}"
 LM_DATA_DIR="${LM_DATA_DIR-$BASE_PATH/processed_data/openwebtext/smollm2/$CORPUS_LENGTH/}"
-RESULTS_DIR="${RESULTS_DIR:-$BASE_PATH/results/smollm2}"
 TRAIN="$RESULTS_DIR/train"
 
 MODEL_TYPE=llama
 DEV_NUM="$DEV_ROWS"
-EVAL_BATCH_SIZE=50
+EVAL_BATCH_SIZE=100
 EVALUATION_SETS=dolly
 PRECISION="${PRECISION:-auto}" # bf16 where the hardware has it, else fp32
 DEEPSPEED_CONFIG="${DEEPSPEED_CONFIG-}"
@@ -52,5 +54,5 @@ prepare_data() {
     [[ -f "$RAW_CORPUS_DIR/data.txt" ]] || on_first_node tool get_openwebtext.py --data-dir "$RAW_CORPUS_DIR"
     on_first_node step tools/process_data_pretrain.sh
   fi
-  on_first_node once "$STUDENT_BASE" tools/prune_student.sh
+  on_first_node once "$PRUNED_BASE" tools/prune_student.sh
 }

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# The pruned student learns to speak again, on the corpus: without 20 of its blocks it writes gibberish.
+set -euo pipefail
+source "$(dirname "$0")/../common.sh"
+
+CKPT="${CKPT:-$PRUNED_BASE}"
+SAVE_PATH="${SAVE_PATH:-$STUDENT_BASE}"
+
+options=(
+  --train-num "$HEAL_CHUNKS"
+  --lr 6e-4
+  --warmup-iters 20
+  --epochs 1
+)
+pretrain "${options[@]}" "$@"
