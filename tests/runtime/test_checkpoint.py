@@ -32,8 +32,10 @@ class Run:
     """As a process that has just started sees a save folder."""
 
     def __init__(self, save: Path, world=ALONE):
-        torch.manual_seed(0)
-        self.engine = TorchEngine(nn.Linear(3, 2), 0.1, 1.0, "fp32", world)
+        linear = nn.Linear(3, 2)
+        nn.init.ones_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        self.engine = TorchEngine(linear, 0.1, 1.0, "fp32", world)
         self.state, self.counter = TrainerState(), Counter()
         self.checkpoints = Checkpoints(save / "checkpoints", self.engine, [self.state, self.counter], world)
 
@@ -41,8 +43,8 @@ class Run:
         while self.state.step < step:
             self.state.step += 1
             self.counter.value += 10
-            torch.manual_seed(self.state.step)
-            self.engine.backward(self.engine.module(torch.randn(4, 3)).square().mean())
+            inputs = torch.randn(4, 3, generator=torch.Generator().manual_seed(self.state.step))
+            self.engine.backward(self.engine.module(inputs).square().mean())
             self.engine.step(0.01)
 
     def values(self):

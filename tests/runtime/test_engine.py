@@ -1,3 +1,4 @@
+import copy
 import json
 import math
 
@@ -127,13 +128,15 @@ def test_a_gradient_that_is_not_finite_raises_before_anything_changes(value):
 
 
 def test_gradients_are_summed_over_ranks_and_a_missing_one_counts_as_zero(on_ranks):
+    alone = make_engine()
+    models = [copy.deepcopy(alone.module) for _ in range(2)]
+
     def as_rank(world: World):
-        engine = make_engine(world=world)
+        engine = TorchEngine(models[world.rank], 0.0, 0.0, "fp32", world)
         engine.backward(engine.module.bias.sum() if world.rank else (2 * engine.module.weight).sum())
         norm = engine.step(0.01)
         return norm.item(), engine.module.weight.tolist(), engine.module.bias.tolist()
 
-    alone = make_engine()
     alone.backward(alone.module.bias.sum() + (2 * alone.module.weight).sum())
     expected = alone.step(0.01).item(), alone.module.weight.tolist(), alone.module.bias.tolist()
     assert on_ranks(2, as_rank) == [expected, expected]

@@ -1,6 +1,7 @@
 """The loss of a whole step against SPEC 1.2, 1.3 and 1.8 written out in float64 on full logits."""
 
 import copy
+from functools import lru_cache
 
 import pytest
 import torch
@@ -33,11 +34,16 @@ METHODS = [  # type, kd_ratio, with corpus
 ]
 
 
-def make_field() -> tuple[VelocityField, Projector]:
+@lru_cache(maxsize=1)  # made once: ranks that are threads share torch's random numbers
+def field_of_all() -> tuple[VelocityField, Projector]:
     torch.manual_seed(7)
     field, projector = VelocityField(24, 8, 2, 2), Projector(16, 24)
     torch.nn.init.normal_(field.output.weight)
     return field.requires_grad_(False).eval(), projector.requires_grad_(False).eval()
+
+
+def make_field() -> tuple[VelocityField, Projector]:
+    return copy.deepcopy(field_of_all())
 
 
 def make_objective(method, kd_ratio, corpus, student, teacher, world=ALONE) -> Objective:
