@@ -52,7 +52,7 @@ from distillm.on_policy import AdaptiveThreshold, DatasetRows, OnPolicyRows, OnP
 from distillm.option_use import check_option_use
 from distillm.regeneration import ResponseRegeneration
 from distillm.reporting import make_logger, run_header
-from distillm.run_folder import open_run_folder
+from distillm.run_folder import is_finished, start_run
 from distillm.setup import first_rows, load_pairs, load_rows, load_student, load_teacher, step_batches, store_files
 from distillm.terms import make_terms
 from distillm.trainer import EpochEnd, Trainer, TrainerSettings
@@ -107,10 +107,12 @@ def main() -> None:
         data_files=store_files(arguments.data.data_dir, arguments.data.lm_data_dir),
     )
     training = arguments.training
-    if not training.dry_run and open_run_folder(training.save, header, training.resume, world.is_main):
+    if not training.dry_run and is_finished(training.save, header, training.resume):
         print(f"{training.save} holds this run, finished: nothing to do (--resume never starts it afresh)")
         return
     trainer = setup(arguments, method, world, header)
+    if not training.dry_run:
+        start_run(training.save, header, training.resume, world)
     if training.dry_run:
         trainer.dry_run()
     elif training.do_train:

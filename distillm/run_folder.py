@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from data_utils.errors import UserError
 from data_utils.files import remove_leftovers, write_json
 from distillm.distributed import World
@@ -50,14 +48,6 @@ def start_run(save: str, header: Mapping[str, Any], resume: str, world: World) -
         remove_leftovers(folder)
         write_json(folder / ARGUMENTS, header)
     world.barrier()
-
-
-def open_run_folder(save: str, header: Mapping[str, Any], resume: str, is_main: bool) -> bool:
-    """Return `is_finished`; if it is not, start the run at once."""
-    finished = is_finished(save, header, resume)
-    if is_main and not finished:
-        start_run(save, header, resume, World(0, 1, torch.device("cpu")))
-    return finished
 
 
 def _forget(folder: Path) -> None:
