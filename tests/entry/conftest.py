@@ -29,7 +29,7 @@ from data_utils.instructions import EVALUATION_SETS
 from data_utils.prompts import format_prompt
 from tools import process_data_dolly, process_data_pretrain
 
-COLOURS = "red green blue black white pink brown grey".split()
+COLOURS = ["red", "green", "blue", "black", "white", "pink", "brown", "grey"]
 LENGTHS = ["--max-length", "64", "--max-prompt-length", "48"]
 NUM_PAIRS, STUDENT_WIDTH, TEACHER_WIDTH = 3, 16, 24
 
@@ -196,6 +196,11 @@ def call_script() -> Callable[[Callable[[], None], list[Any]], int]:
     return call
 
 
+@pytest.fixture(scope="session")
+def field_maker() -> Callable[..., None]:
+    return make_field
+
+
 @pytest.fixture
 def run(capfd):
     """Run a script in this process: its status and what it said."""
@@ -279,13 +284,19 @@ def run_on_two():
 
 @pytest.fixture
 def validation_losses(monkeypatch):
-    """Replace the scores of the validations of the next run, the one before training first."""
+    """Replace the losses of the next run's validations, the one before training first; return the embeddings then."""
 
-    def script_scores(*losses: float) -> None:
-        scores = iter(losses)
-        monkeypatch.setattr("distillm.validation.Validator._loss", lambda self, student: next(scores))
+    def script_losses(*losses: float) -> list[torch.Tensor]:
+        remaining, seen = iter(losses), []
 
-    return script_scores
+        def next_loss(validator: Any, student: Any) -> float:
+            seen.append(student.model.get_input_embeddings().weight.detach().clone())
+            return next(remaining)
+
+        monkeypatch.setattr("distillm.validation.Validator._loss", next_loss)
+        return seen
+
+    return script_losses
 
 
 @pytest.fixture

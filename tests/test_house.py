@@ -1,0 +1,160 @@
+"""The rules of the house: who may import whom, how long things may be, and what no file may do."""
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ENTRY_SCRIPTS = ["finetune.py", "train_velocity_field.py", "evaluate.py"]
+# A room and the rooms below it, which alone it may import.
+FLOORS = {
+    "data_utils": {"data_utils"},
+    "distillm": {"data_utils", "distillm"},
+    "contra": {"data_utils", "distillm", "contra"},
+    "tools": {"data_utils", "distillm", "contra", "tools"},
+}
+ROOMS = {*FLOORS, *(Path(name).stem for name in ENTRY_SCRIPTS)}
+LONGEST_FILE, LONGEST_FUNCTION, LONGEST_MAIN, MEDIAN_FUNCTION = 400, 80, 60, 15
+
+SOURCES = sorted(
+    [*(ROOT / name for name in ENTRY_SCRIPTS), *(path for room in FLOORS for path in ROOT.glob(f"{room}/**/*.py"))]
+)
+EVERY_FILE = sorted([*SOURCES, *ROOT.glob("tests/**/*.py")])
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def each(paths: list[Path]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("path", paths, ids=name_of)
+
+
+def imported_modules(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield node.module or ""
+
+
+def functions(tree: ast.Module) -> Iterator[ast.FunctionDef]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+
+
+def length(node: ast.FunctionDef) -> int:
+    return (node.end_lineno or 0) - node.lineno + 1
+
+
+def calls(tree: ast.AST) -> Iterator[ast.Call]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+
+
+def test_there_are_rooms_to_look_at():
+    assert {path.parent.name for path in SOURCES} >= set(FLOORS)
+
+
+@each(SOURCES)
+def test_no_import_runs_upwards(path):
+    room = path.relative_to(ROOT).parts[0]
+    allowed = FLOORS.get(room, ROOMS - {"tools", *(Path(name).stem for name in ENTRY_SCRIPTS)})
+    used = {module.split(".")[0] for module in imported_modules(tree_of(path))} & ROOMS
+    assert used <= allowed
+
+
+@each(EVERY_FILE)
+def test_no_file_is_too_long(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) < LONGEST_FILE
+
+
+@each(EVERY_FILE)
+def test_no_function_is_too_long(path):
+    too_long = {node.name: length(node) for node in functions(tree_of(path)) if length(node) > LONGEST_FUNCTION}
+    assert not too_long
+
+
+@each(SOURCES)
+def test_every_main_fits_on_a_screen(path):
+    assert all(length(node) < LONGEST_MAIN for node in functions(tree_of(path)) if node.name == "main")
+
+
+def test_the_median_function_is_short():
+    lengths = sorted(length(node) for path in SOURCES for node in functions(tree_of(path)))
+    assert lengths[len(lengths) // 2] < MEDIAN_FUNCTION
+
+
+@each(SOURCES)
+def test_no_exception_is_swallowed_unnamed(path):
+    handlers = [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.ExceptHandler)]
+    assert not [node.lineno for node in handlers if node.type is None]
+    broad = {"Exception", "BaseException"}
+    assert not [node.lineno for node in handlers if isinstance(node.type, ast.Name) and node.type.id in broad]
+
+
+@each(SOURCES)
+def test_devices_come_from_one_function(path):
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            assert node.func.attr != "cuda", node.lineno
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            assert not re.match(r"cuda:", node.value), node.lineno
+
+
+@each(SOURCES)
+def test_no_foreign_code_is_trusted(path):
+    for call in calls(tree_of(path)):
+        keywords = {keyword.arg: keyword.value for keyword in call.keywords}
+        assert "trust_remote_code" not in keywords, call.lineno
+        if isinstance(call.func, ast.Attribute) and ast.unparse(call.func) == "torch.load":
+            value = keywords.get("weights_only")
+            assert isinstance(value, ast.Constant) and value.value is True, call.lineno
+
+
+@each(SOURCES)
+def test_importing_a_module_starts_nothing(path):
+    """At module level nothing is downloaded, loaded or run."""
+    forbidden = (
+        "from_pretrained",
+        "load_dataset",
+        "snapshot_download",
+        "hf_hub_download",
+        "urlopen",
+        "urlretrieve",
+        "get",
+    )
+    tree = tree_of(path)
+    deferred = (ast.FunctionDef, ast.ClassDef, ast.Lambda, ast.Import, ast.ImportFrom)
+    guarded = [node for node in tree.body if not isinstance(node, deferred) and not is_main_guard(node)]
+    for call in (call for node in guarded for call in calls(node)):
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        assert name not in forbidden, call.lineno
+
+
+def is_main_guard(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
+
+
+@pytest.mark.parametrize("name", ENTRY_SCRIPTS)
+def test_an_entry_script_begins_with_its_launch_manual(name):
+    """The smallest command on a CPU stands first, then the paper's, then where the output goes."""
+    manual = ast.get_docstring(tree_of(ROOT / name)) or ""
+    commands = re.findall(r"^ +((?:python3|bash) \S+)", manual, re.MULTILINE)
+    assert commands[0] == f"python3 {name}"
+    assert commands[1].startswith("bash scripts/")
+    assert "on a laptop" in manual.split(commands[0])[0]
+    assert re.search(r"save folder|Output", manual.split(commands[1])[1])
+
+
+@each([path for path in SOURCES if "def main()" in path.read_text(encoding="utf-8")])
+def test_every_script_ends_mistakes_in_one_line(path):
+    assert path.read_text(encoding="utf-8").endswith('if __name__ == "__main__":\n    run_as_script(main)\n')
