@@ -37,7 +37,7 @@ def test_links_lead_to_files(page):
 
 
 def test_every_script_of_the_gpt2_family_is_named():
-    named = {path for path in re.findall(r"scripts/gpt2/[\w./*]+\.sh", README)}
+    named = set(re.findall(r"scripts/gpt2/[\w./*]+\.sh", README))
     for script in sorted((REPOSITORY / "scripts" / "gpt2").rglob("*.sh")):
         path = str(script.relative_to(REPOSITORY))
         assert path in named or script.name.startswith(("eval_main_", "common")), path
