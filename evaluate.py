@@ -38,6 +38,8 @@ from distillm.reporting import format_record, run_header
 
 # Prompts that are generated before their results are written: what a killed evaluation loses at most.
 PROMPTS_PER_ROUND = 20_000
+# Options that change no answer of a pair of set and seed.
+FREE_OPTIONS = {"save", "data_names", "seeds", "eval_batch_size"}
 
 
 @dataclass
@@ -80,11 +82,13 @@ class Job:
     seed: int
     folder: Path
     records: list[dict[str, Any]]
+    header: dict[str, Any]
 
 
 def main() -> None:
     (arguments, decoding), _ = parse_arguments([EvaluationArguments, DecodingArguments], __doc__ or "")
-    jobs = open_jobs(arguments)
+    options = {name: value for name, value in merged([arguments, decoding]).items() if name not in FREE_OPTIONS}
+    jobs = [job for job in open_jobs(arguments, options) if not is_done(job)]
     if not jobs:
         print(f"{arguments.save} holds all of these results: nothing to do")
         return
@@ -96,26 +100,44 @@ def main() -> None:
     model = freeze(model).to(world.device)
     room = arguments.max_length - arguments.max_prompt_length
     generator = Generator(tokenizer, DecodingSettings(room, **vars(decoding)), world, arguments.eval_batch_size)
-    header = run_header(merged([arguments, decoding]), seed=0, global_batch_size=arguments.eval_batch_size * world.size)
     for group in rounds(jobs):
         with autocast(precision, world.device):
             answers = generate(model, tokenizer, generator, group, arguments.max_prompt_length)
         if world.is_main:
             for job, texts in zip(group, answers, strict=True):
-                write_results(job, texts, header)
+                write_results(job, texts)
     leave_world(world)
 
 
-def open_jobs(arguments: EvaluationArguments) -> list[Job]:
-    """Return the pairs of set and seed whose results do not stand yet; missing data is an error at once."""
+def open_jobs(arguments: EvaluationArguments, options: dict[str, Any]) -> list[Job]:
+    """Return the pairs of set and seed; missing data is an error at once."""
     limit = None if arguments.num_rows == -1 else arguments.num_rows
-    sets = {name: load_evaluation_set(arguments.data_dir, name)[:limit] for name in arguments.data_names}
-    jobs = [
-        Job(name, seed, Path(arguments.save) / f"{name}-{arguments.max_length}" / str(seed), records)
-        for name, records in sets.items()
-        for seed in arguments.seeds
-    ]
-    return [job for job in jobs if not (job.folder / "metrics.json").exists()]
+    weights = [*weight_files(arguments.model_path), *weight_files(arguments.peft_path or "")]
+    jobs = []
+    for name in arguments.data_names:
+        records = load_evaluation_set(arguments.data_dir, name)[:limit]
+        files = [*weights, Path(arguments.data_dir) / EVALUATION_SETS[name][0]]
+        header = run_header(options, seed=0, global_batch_size=arguments.eval_batch_size, data_files=files)
+        for seed in arguments.seeds:
+            folder = Path(arguments.save) / f"{name}-{arguments.max_length}" / str(seed)
+            jobs.append(Job(name, seed, folder, records, header | {"seed": seed, "data_name": name}))
+    return jobs
+
+
+def weight_files(path: str) -> list[Path]:
+    """Return the weight files of a local checkpoint; those of a hub id are left to its name."""
+    return sorted(Path(path).glob("*.safetensors")) if path and Path(path).is_dir() else []
+
+
+def is_done(job: Job) -> bool:
+    """Say whether a job's results stand and are of these options, weights and data; stale ones are said to be."""
+    if not (job.folder / "metrics.json").exists():
+        return False
+    saved = json.loads((job.folder / "args.json").read_text(encoding="utf-8"))
+    if all(saved.get(part) == job.header[part] for part in ("arguments", "data")):
+        return True
+    print(f"{job.folder} holds results of other options, weights or data: evaluated anew")
+    return False
 
 
 def rounds(jobs: Sequence[Job]) -> Iterator[list[Job]]:
@@ -151,12 +173,12 @@ def generate(
     return [[next(texts) for _ in job.records] for job in jobs]
 
 
-def write_results(job: Job, answers: list[str], header: dict[str, Any]) -> None:
+def write_results(job: Job, answers: list[str]) -> None:
     """Write one job's folder, atomically."""
     scores = score_rows(answers, [references(record) for record in job.records])
     metrics = mean_scores(scores) | {"rows": len(scores)}
     with atomic_folder(job.folder) as temporary:
-        write_json(temporary / "args.json", header | {"seed": job.seed, "data_name": job.name})
+        write_json(temporary / "args.json", job.header)
         with open(temporary / "answers.jsonl", "w", encoding="utf-8") as file:
             for record, answer, score in zip(job.records, answers, scores, strict=True):
                 line = {"prompt": record["prompt"], "answer": answer, "references": references(record), **score}

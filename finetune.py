@@ -49,7 +49,7 @@ from distillm.method import Method
 from distillm.models import SplitModel, load_tokenizer
 from distillm.objective import Objective, Term
 from distillm.on_policy import AdaptiveThreshold, DatasetRows, OnPolicyRows, OnPolicySettings, ReplayBuffer
-from distillm.option_use import check_option_use
+from distillm.option_use import check_option_use, check_save_folder
 from distillm.regeneration import ResponseRegeneration
 from distillm.reporting import make_logger, run_header
 from distillm.run_folder import is_finished, start_run
@@ -81,6 +81,7 @@ class Arguments:
         arguments = cls(*parts)
         method = Method.parse(arguments.distillation.type)
         check_option_use(method, merged(parts), given)
+        check_save_folder(merged(parts))
         return arguments, method
 
     def options(self) -> dict:

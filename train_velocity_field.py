@@ -48,7 +48,7 @@ from distillm.distributed import World, join_world, leave_world
 from distillm.engine import resolve_precision
 from distillm.layer_schedule import layer_schedule
 from distillm.models import SplitModel, freeze, load_tokenizer
-from distillm.option_use import warn_of_ignored
+from distillm.option_use import check_save_folder, warn_of_ignored
 from distillm.reporting import Logger, make_logger, run_header
 from distillm.run_folder import FINISHED, is_finished, start_run
 from distillm.setup import first_rows, load_pairs, load_rows, load_student, load_teacher, step_batches, store_files
@@ -72,6 +72,7 @@ class Arguments:
     @classmethod
     def parse(cls) -> "Arguments":
         parts, given = parse_arguments(list(cls.__annotations__.values()), __doc__ or "")
+        check_save_folder(merged(parts))
         warn_of_ignored("stage 1 of CONTRA", sorted(given & IGNORED))
         return cls(*parts)
 

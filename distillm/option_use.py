@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from data_utils.errors import UserError
@@ -54,6 +55,13 @@ def check_option_use(method: Method, options: Mapping[str, Any], given: set[str]
         )
     if not (options["do_train"] or options["do_valid"]):
         raise UserError("nothing to do: give --do-train, --do-valid or both")
+
+
+def check_save_folder(options: Mapping[str, Any]) -> None:
+    """Raise if the run would write over a model that it reads."""
+    for name in ("model_path", "teacher_model_path", "peft_path", "teacher_peft_path"):
+        if options[name] and Path(options[name]).resolve() == Path(options["save"]).resolve():
+            raise UserError(f"--save {options['save']} is also {flag(name)}; choose another folder for the result")
 
 
 def warn_of_ignored(who: str, names: Sequence[str]) -> None:

@@ -31,6 +31,8 @@ def is_finished(save: str, header: Mapping[str, Any], resume: str) -> bool:
         UserError: the folder holds a run with other options.
     """
     folder = Path(save)
+    if (folder / "config.json").exists() and not (folder / ARGUMENTS).exists():
+        raise UserError(f"{save} holds a model that is no run of this script; choose another --save")
     if resume == "never":
         return False
     if (folder / ARGUMENTS).exists():
@@ -61,13 +63,18 @@ def _forget(folder: Path) -> None:
 def _check_same_run(folder: Path, header: Mapping[str, Any]) -> None:
     try:
         saved = json.loads((folder / ARGUMENTS).read_text(encoding="utf-8"))
-        before: dict[str, Any] = saved["arguments"] | {"global batch size": saved["global_batch_size"]}
+        before = _identity(saved)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / ARGUMENTS} is broken; start again with --resume never") from error
-    now = header["arguments"] | {"global batch size": header["global_batch_size"]}
+    now = _identity(header)
     for name in sorted(now.keys() | before.keys()):
         if name not in FREE_OPTIONS and before.get(name) != now.get(name):
             raise UserError(
                 f"{folder} holds a run with {name} {before.get(name)}, this one has {now.get(name)}; "
                 "choose another --save, or start afresh with --resume never"
             )
+
+
+def _identity(header: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all that makes two runs the same: options, batch over all ranks, and the data files' fingerprints."""
+    return header["arguments"] | {"global batch size": header["global_batch_size"]} | header["data"]

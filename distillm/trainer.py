@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from data_utils.errors import UserError
 from data_utils.files import atomic_folder, write_json
 from data_utils.randomness import keyed_seed
 from distillm.batches import StepBatches
 from distillm.checkpoint import Checkpointable, Checkpoints
 from distillm.distributed import World
-from distillm.engine import Engine, autocast
+from distillm.engine import Engine, NonFiniteError, autocast
 from distillm.objective import MicroBatch, Objective, Progress
 from distillm.on_policy import DatasetRows, OnPolicyRows
 from distillm.reporting import Logger, format_record, progress
@@ -190,7 +191,19 @@ class Trainer:
                 self.term_gradients.add(terms)
             self.engine.backward(self.objective.loss(terms))
             summed += terms.detach()
-        return StepResult(summed, self.engine.step(settings.learning_rate(step)))
+        try:
+            return StepResult(summed, self.engine.step(settings.learning_rate(step)))
+        except NonFiniteError as error:
+            raise UserError(self._diverged(step, summed, micro_batches, error)) from error
+
+    def _diverged(self, step: int, terms: Tensor, micro_batches: list[MicroBatch], error: NonFiniteError) -> str:
+        """Describe a step that was not taken."""
+        values = ", ".join(f"{t.name} {v:g}" for t, v in zip(self.objective.terms, terms.tolist(), strict=True))
+        rows = [row for batch in micro_batches for row in batch["instruction"].row_ids.tolist()]
+        return (
+            f"step {step} was not taken: {error} (terms on rank {self.world.rank}: {values}; rows {rows}); "
+            "the last checkpoint stands: lower --lr, or look at these rows"
+        )
 
     def _autocast(self, function: Callable, *arguments):
         with autocast(self.settings.precision, self.world.device):
