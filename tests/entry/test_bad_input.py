@@ -347,3 +347,38 @@ def test_a_real_process_says_one_line(script, world, tmp_path):
     )
     assert_one_line(ended.returncode, ended.stderr)
     assert not save.exists()
+
+
+def test_a_run_never_writes_over_a_model_that_it_reads(refused, world, tmp_path):
+    model = shutil.copytree(world.student, tmp_path / "model")
+    for options in (
+        world.training(model, student=model),
+        world.training(model, type="kd") + ["--teacher-model-path", str(model)],
+    ):
+        refused(finetune.main, options, model, "choose another folder", model)
+    refused(train_velocity_field.main, world.stage_1(model, "--model-path", model), model, "choose another folder")
+
+
+def test_a_run_never_writes_into_a_folder_with_a_model_of_someone_else(refused, world, tmp_path):
+    model = shutil.copytree(world.teacher, tmp_path / "model")
+    refused(finetune.main, world.training(model), model, "holds a model that is no run of this script")
+
+
+def test_a_store_rebuilt_from_other_data_does_not_continue_an_old_run(refused, train, world, tmp_path):
+    store, save = shutil.copytree(world.store, tmp_path / "store"), tmp_path / "run"
+    assert train(save, "--data-dir", store, "--total-iters", 2).status == 0
+    binary = store / "train_0.bin"
+    swapped = bytearray(binary.read_bytes())
+    swapped[0], swapped[2] = swapped[2], swapped[0]
+    binary.write_bytes(bytes(swapped))
+    options = world.training(save, "--data-dir", store, "--total-iters", 2)
+    refused(finetune.main, options, save, "holds a run with", binary)
+
+
+def test_a_step_that_diverges_is_one_line_with_step_terms_and_rows(run, world, tmp_path):
+    outcome = run(finetune.main, world.training(tmp_path / "run", "--lr", 1e30, "--clip-grad", 0, "--total-iters", 4))
+    assert outcome.status == 1
+    assert "Traceback" not in outcome.err
+    (line,) = [line for line in outcome.err.splitlines() if "error:" in line]
+    for words in ("was not taken: the gradient is not finite", "cross_entropy", "rows ["):
+        assert words in line

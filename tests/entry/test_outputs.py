@@ -1,10 +1,11 @@
 """What a run leaves behind, and which of its models it keeps."""
 
 import json
+import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import evaluate
@@ -262,3 +263,16 @@ def test_greedy_answers_are_the_same_for_every_seed(score, tmp_path):
         for seed in ("10", "20")
     ]
     assert texts[0] == texts[1]
+
+
+def test_results_of_other_weights_or_options_are_evaluated_anew(score, world, tmp_path):
+    model = shutil.copytree(world.student, tmp_path / "model")
+    save = tmp_path / "results"
+    assert score(save, "--model-path", model).status == 0
+    shutil.copy(world.steady_student / "model.safetensors", model)  # the same weights: nothing is stale
+    assert "nothing to do" in score(save, "--model-path", model).out
+    other = load_file(world.student / "model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in other.items()}, model / "model.safetensors")
+    assert score(save, "--model-path", model).out.count("evaluated anew") == 4
+    assert score(save, "--model-path", model, "--temperature", 0.5).out.count("evaluated anew") == 4
+    assert "nothing to do" in score(save, "--model-path", model, "--temperature", 0.5).out
