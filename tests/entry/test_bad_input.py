@@ -353,7 +353,7 @@ def test_a_run_never_writes_over_a_model_that_it_reads(refused, world, tmp_path)
     model = shutil.copytree(world.student, tmp_path / "model")
     for options in (
         world.training(model, student=model),
-        world.training(model, type="kd") + ["--teacher-model-path", str(model)],
+        [*world.training(model, type="kd"), "--teacher-model-path", str(model)],
     ):
         refused(finetune.main, options, model, "choose another folder", model)
     refused(train_velocity_field.main, world.stage_1(model, "--model-path", model), model, "choose another folder")

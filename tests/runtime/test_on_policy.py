@@ -115,6 +115,14 @@ def test_a_replayed_step_draws_from_the_buffer_and_generates_nothing(draws):
     assert len({id(row) for row in replayed}) == 4 and all(row in earlier for row in replayed)
 
 
+def test_each_replayed_step_draws_other_rows(draws):
+    draws[:] = [0.99] * 9
+    policy = make_policy(threshold=1.0, capacity=50)
+    policy.buffer.add(Row([5], [row_id], row_id) for row_id in range(50))
+    drawn = {tuple(row.row_id for row in policy.rows(step, 100, ROWS)) for step in range(91, 100)}
+    assert policy.cases["replayed"] == len(drawn) == 9
+
+
 def test_a_mixed_step_generates_stores_and_then_draws(draws):
     draws[:] = [0.0] * 20
     policy = make_policy("mixed")
