@@ -290,6 +290,28 @@ once() {
   fi
 }
 
+# together "FUNCTION..." OPTION...: functions that do not depend on each other, at the same time, each with its share of
+# the cores; one after the other where a run has several processes of its own.
+together() {
+  local command commands process processes=() failed=0
+  read -ra commands <<<"$1"
+  if dry_run || ((GPU_NUM > 1 || NNODES > 1)); then
+    for command in "${commands[@]}"; do
+      "$command" "${@:2}"
+    done
+    return
+  fi
+  local threads=$(($(getconf _NPROCESSORS_ONLN) / ${#commands[@]}))
+  for command in "${commands[@]}"; do
+    OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}" "$command" "${@:2}" &
+    processes+=("$!")
+  done
+  for process in "${processes[@]}"; do
+    wait "$process" || failed=1
+  done
+  ((failed == 0)) || die "one of ${commands[*]} failed, see above"
+}
+
 # on_first_node COMMAND...: data and evaluation are one node's work; the others wait in the next training.
 on_first_node() {
   ((NODE_RANK > 0)) || NNODES=1 "$@"

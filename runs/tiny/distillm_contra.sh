@@ -4,11 +4,9 @@ set -euo pipefail
 source "$(dirname "$0")/../../scripts/tiny/common.sh"
 
 start_run
-prepare_teacher "$@"
-prepare_student "$@"
+together "prepare_teacher prepare_student" "$@"
 prepare_velocity_field "$@"
-step distillm/train.sh "$@"
-step distillm/contra.sh "$@"
+together "distill_plainly distill_with_contra" "$@"
 report "SFT DistiLLM" \
   "Teacher=sft/teacher" \
   "SFT=sft/student" \

@@ -65,3 +65,11 @@ prepare_student() {
 prepare_velocity_field() {
   once "${VELOCITY_FIELD_PATH:-$TRAIN/velocity_field}" train_velocity_field.sh "$@"
 }
+
+distill_plainly() {
+  step distillm/train.sh "$@"
+}
+
+distill_with_contra() {
+  step distillm/contra.sh "$@"
+}
