@@ -10,7 +10,7 @@ RAW_DATA_DIR="${RAW_DATA_DIR:-$WORLD/dolly}"
 RAW_CORPUS_DIR="${RAW_CORPUS_DIR:-$WORLD/openwebtext}"
 DATA_DIR="${DATA_DIR:-$BASE_PATH/processed_data/dolly/full/tiny/}"
 TEACHER_DATA_DIR="${TEACHER_DATA_DIR:-$BASE_PATH/processed_data/teacher/full/tiny/}" # more rows of the same kind
-LM_DATA_DIR="${LM_DATA_DIR-$BASE_PATH/processed_data/openwebtext/tiny/}"
+LM_DATA_DIR="${LM_DATA_DIR-$BASE_PATH/processed_data/openwebtext/tiny/64/}"
 EVAL_DATA_DIR="${EVAL_DATA_DIR:-$WORLD}"
 RESULTS_DIR="${RESULTS_DIR:-$BASE_PATH/results/tiny}"
 TRAIN="$RESULTS_DIR/train"
@@ -22,11 +22,12 @@ DEV_NUM=100
 MAX_LENGTH=128
 MAX_PROMPT_LENGTH=64
 EVAL_BATCH_SIZE=256
+CORPUS_LENGTH=64
 PRECISION="${PRECISION:-auto}"
 DEEPSPEED_CONFIG="${DEEPSPEED_CONFIG-}" # none: importing DeepSpeed takes as long as a stage of this run
-NUM_DISTILL_LAYERS="${NUM_DISTILL_LAYERS:-3}"
+NUM_DISTILL_LAYERS="${NUM_DISTILL_LAYERS:-4}"
 VELOCITY_N_LAYERS="${VELOCITY_N_LAYERS:-2}"
-VELOCITY_D_MODEL="${VELOCITY_D_MODEL:-64}"
+VELOCITY_D_MODEL="${VELOCITY_D_MODEL:-128}"
 FAMILY_OPTIONS=(
   --batch-size 32
   --eval-batch-size 256
@@ -49,7 +50,7 @@ prepare_teacher() {
 # The baseline is the best of three learning rates on the dev set.
 prepare_baseline() {
   local lr runs=()
-  for lr in 1e-3 2e-3 4e-3; do
+  for lr in 2e-3 4e-3 8e-3; do
     runs+=("$TRAIN/sft/student-$lr")
     once "$TRAIN/sft/student-$lr" sft/sft_student.sh --lr "$lr" "$@"
   done

@@ -8,7 +8,7 @@ TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/teacher}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/velocity_field}"
 
 options=(
-  --lr 1e-3
+  --lr 2e-3
   --epochs 3
 )
 train_velocity_field "${options[@]}" "$@"

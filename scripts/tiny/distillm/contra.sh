@@ -11,7 +11,7 @@ SAVE_PATH="${SAVE_PATH:-$TRAIN/contra/distillm/student}"
 options=(
   --type adaptive-srkl-contra
   --init-threshold 0.3 # all three kinds of rows occur in a short run
-  --lr 2e-3
-  --epochs 10
+  --lr 4e-3
+  --epochs 20
 )
 distill_contra "${ON_POLICY_OPTIONS[@]}" "${options[@]}" "$@"

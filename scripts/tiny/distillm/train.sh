@@ -10,7 +10,7 @@ SAVE_PATH="${SAVE_PATH:-$TRAIN/distillm/student}"
 options=(
   --type adaptive-srkl
   --init-threshold 0.3 # all three kinds of rows occur in a short run
-  --lr 2e-3
-  --epochs 10
+  --lr 4e-3
+  --epochs 20
 )
 distill "${ON_POLICY_OPTIONS[@]}" "${options[@]}" "$@"

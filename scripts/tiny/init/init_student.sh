@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Where distillation starts: the student base model after three epochs of fine-tuning.
+# Where distillation starts: the student base model after a few epochs of fine-tuning.
 set -euo pipefail
 source "$(dirname "$0")/../common.sh"
 
@@ -9,6 +9,6 @@ SAVE_PATH="${SAVE_PATH:-$TRAIN/init/student}"
 options=(
   --type lm
   --lr 2e-3
-  --epochs 3
+  --epochs 4
 )
 finetune "${options[@]}" "$@"

@@ -7,7 +7,7 @@ CKPT="${CKPT:-$MODELS/student}"
 SAVE_PATH="${SAVE_PATH:-$STUDENT_BASE}"
 
 options=(
-  --lr 2e-3
-  --epochs 4
+  --lr 4e-3
+  --epochs 6
 )
 pretrain "${options[@]}" "$@"

@@ -7,7 +7,7 @@ CKPT="${CKPT:-$MODELS/teacher}"
 SAVE_PATH="${SAVE_PATH:-$TEACHER_BASE}"
 
 options=(
-  --lr 1e-3
-  --epochs 2
+  --lr 2e-3
+  --epochs 4
 )
 pretrain "${options[@]}" "$@"

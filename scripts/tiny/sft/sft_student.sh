@@ -4,11 +4,11 @@ set -euo pipefail
 source "$(dirname "$0")/../common.sh"
 
 CKPT="${CKPT:-$STUDENT_BASE}"
-SAVE_PATH="${SAVE_PATH:-$TRAIN/sft/student-2e-3}"
+SAVE_PATH="${SAVE_PATH:-$TRAIN/sft/student-4e-3}"
 
 options=(
   --type lm
-  --lr 2e-3
-  --epochs 13
+  --lr 4e-3
+  --epochs 24
 )
 finetune "${options[@]}" "$@"

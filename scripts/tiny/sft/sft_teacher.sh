@@ -9,7 +9,7 @@ SAVE_PATH="${SAVE_PATH:-$TRAIN/sft/teacher}"
 
 options=(
   --type lm
-  --lr 1e-3
+  --lr 2e-3
   --epochs 3
 )
 finetune "${options[@]}" "$@"

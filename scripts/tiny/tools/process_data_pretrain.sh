@@ -5,4 +5,4 @@ source "$(dirname "$0")/../common.sh"
 
 CKPT="${CKPT:-$MODELS/student}" # whose tokenizer; the teacher has the same
 
-process_corpus --dev-num 100 --train-num -1 "$@"
+process_corpus --max-length "$CORPUS_LENGTH" --dev-num 100 --train-num -1 "$@"
