@@ -3,6 +3,8 @@
 FAMILY=tiny
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
+CORPUS_LENGTH="${CORPUS_LENGTH:-64}" # tokens of a chunk
+
 # Everything is made here, nothing is fetched; each folder can be set in the environment.
 WORLD="${WORLD:-$BASE_PATH/data/tiny}"
 MODELS="${MODELS:-$BASE_PATH/checkpoints/tiny}" # with random weights
@@ -10,7 +12,7 @@ RAW_DATA_DIR="${RAW_DATA_DIR:-$WORLD/dolly}"
 RAW_CORPUS_DIR="${RAW_CORPUS_DIR:-$WORLD/openwebtext}"
 DATA_DIR="${DATA_DIR:-$BASE_PATH/processed_data/dolly/full/tiny/}"
 TEACHER_DATA_DIR="${TEACHER_DATA_DIR:-$BASE_PATH/processed_data/teacher/full/tiny/}" # more rows of the same kind
-LM_DATA_DIR="${LM_DATA_DIR-$BASE_PATH/processed_data/openwebtext/tiny/64/}"
+LM_DATA_DIR="${LM_DATA_DIR-$BASE_PATH/processed_data/openwebtext/tiny/$CORPUS_LENGTH/}"
 EVAL_DATA_DIR="${EVAL_DATA_DIR:-$WORLD}"
 RESULTS_DIR="${RESULTS_DIR:-$BASE_PATH/results/tiny}"
 TRAIN="$RESULTS_DIR/train"
@@ -22,7 +24,6 @@ DEV_NUM=100
 MAX_LENGTH=128
 MAX_PROMPT_LENGTH=64
 EVAL_BATCH_SIZE=256
-CORPUS_LENGTH=64
 PRECISION="${PRECISION:-auto}"
 DEEPSPEED_CONFIG="${DEEPSPEED_CONFIG-}" # none: importing DeepSpeed takes as long as a stage of this run
 NUM_DISTILL_LAYERS="${NUM_DISTILL_LAYERS:-4}"
