@@ -119,7 +119,7 @@ def positive(text: str) -> int:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--output", type=Path, default=Path("data/tiny"), help="folder to write to")
-    parser.add_argument("--train-num", type=positive, default=1000, help="training rows of the student")
+    parser.add_argument("--train-num", type=positive, default=600, help="training rows of the student")
     parser.add_argument("--teacher-train-num", type=positive, default=8000, help="training rows of the teacher")
     parser.add_argument("--dev-num", type=positive, default=100, help="rows of the dev set")
     parser.add_argument("--test-num", type=positive, default=100, help="rows of each of the five test sets")
