@@ -349,6 +349,9 @@ report() {
     runs+=(--run "$name=$checkpoint")
   done
   rows+=(--data-names "${sets[@]}" --max-length "$MAX_LENGTH")
-  on_first_node tool make_results_table.py "${rows[@]}" "${baselines[@]}" --save "$RESULTS_DIR/README.md"
+  on_first_node tool make_results_table.py "${rows[@]}" "${baselines[@]}" \
+    --title "Results of the $FAMILY family" \
+    --command "bash runs/$FAMILY/${0##*/}" \
+    --save "$RESULTS_DIR/README.md"
   on_first_node tool plot_results.py "${rows[@]}" "${runs[@]}" --save "$RESULTS_DIR/results.png"
 }
