@@ -29,9 +29,12 @@ class Checkpoints:
 
     def __init__(self, folder: Path, engine: Engine, parts: Sequence[Checkpointable], world: World):
         self.folder, self.engine, self.parts, self.world = folder, engine, parts, world
-        if world.is_main and folder.exists():
+
+    def clean(self) -> None:
+        """Remove what a killed run left half-written; the run that goes on calls it once."""
+        if self.world.is_main and self.folder.exists():
             self._clean()
-        world.barrier()
+        self.world.barrier()
 
     def latest(self) -> Path | None:
         """Return the newest complete checkpoint, if there is one."""

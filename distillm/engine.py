@@ -5,6 +5,7 @@ gradient of a step is the *sum* over its micro-batches and ranks.
 """
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,8 +54,11 @@ class Engine(Protocol):
 
 def resolve_precision(precision: str, device: torch.device) -> str:
     """Return fp32, bf16 or fp16: `auto` is the fastest the hardware computes natively."""
+    if precision == "fp16" and device.type == "cpu":
+        print("note: a CPU computes no fp16; this run is in fp32", file=sys.stderr)
+        return "fp32"
     if precision != "auto":
-        return "fp32" if precision == "fp16" and device.type == "cpu" else precision
+        return precision
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -154,7 +154,7 @@ def add_lora(model: nn.Module, rank: int, alpha: int, dropout: float) -> nn.Modu
 
 def enable_gradient_checkpointing(model: nn.Module) -> None:
     """Recompute activations in the backward pass; LoRA needs gradients at the frozen embeddings for it."""
-    model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    model.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
     if hasattr(model, "peft_config"):
         model.enable_input_require_grads()  # type: ignore[operator]
 

@@ -14,6 +14,7 @@ ARGUMENTS = "args.json"
 FINISHED = "finished.json"  # written last: the result stands in the folder
 # What may differ between a run and its continuation: nothing of the result depends on it.
 FREE_OPTIONS = {
+    "save",
     "log_interval",
     "save_interval",
     "eval_batch_size",

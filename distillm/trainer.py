@@ -132,6 +132,7 @@ class Trainer:
 
     def fit(self) -> None:
         """Train from where the newest checkpoint stands, or from the start."""
+        self.checkpoints.clean()
         latest = self.checkpoints.latest()
         if latest is not None:
             self.checkpoints.load(latest)

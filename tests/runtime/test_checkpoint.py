@@ -38,6 +38,7 @@ class Run:
         self.engine = TorchEngine(linear, 0.1, 1.0, "fp32", world)
         self.state, self.counter = TrainerState(), Counter()
         self.checkpoints = Checkpoints(save / "checkpoints", self.engine, [self.state, self.counter], world)
+        self.checkpoints.clean()
 
     def advance(self, step: int) -> None:
         while self.state.step < step:
