@@ -28,7 +28,7 @@ PRECISION="${PRECISION:-auto}"
 DEEPSPEED_CONFIG="${DEEPSPEED_CONFIG-}" # none: importing DeepSpeed takes as long as a stage of this run
 NUM_DISTILL_LAYERS="${NUM_DISTILL_LAYERS:-4}"
 VELOCITY_N_LAYERS="${VELOCITY_N_LAYERS:-2}"
-VELOCITY_D_MODEL="${VELOCITY_D_MODEL:-128}"
+VELOCITY_D_MODEL="${VELOCITY_D_MODEL:-64}"
 FAMILY_OPTIONS=(
   --batch-size 32
   --eval-batch-size 256

@@ -12,6 +12,6 @@ options=(
   --type adaptive-srkl-contra
   --init-threshold 0.3 # all three kinds of rows occur in a short run
   --lr 4e-3
-  --epochs 20
+  --epochs 26
 )
 distill_contra "${ON_POLICY_OPTIONS[@]}" "${options[@]}" "$@"

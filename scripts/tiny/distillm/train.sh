@@ -11,6 +11,6 @@ options=(
   --type adaptive-srkl
   --init-threshold 0.3 # all three kinds of rows occur in a short run
   --lr 4e-3
-  --epochs 20
+  --epochs 26
 )
 distill "${ON_POLICY_OPTIONS[@]}" "${options[@]}" "$@"

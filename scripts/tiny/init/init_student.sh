@@ -8,7 +8,7 @@ SAVE_PATH="${SAVE_PATH:-$TRAIN/init/student}"
 
 options=(
   --type lm
-  --lr 2e-3
-  --epochs 4
+  --lr 4e-3
+  --epochs 5
 )
 finetune "${options[@]}" "$@"

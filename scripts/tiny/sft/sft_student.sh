@@ -9,6 +9,6 @@ SAVE_PATH="${SAVE_PATH:-$TRAIN/sft/student-4e-3}"
 options=(
   --type lm
   --lr 4e-3
-  --epochs 24
+  --epochs 31
 )
 finetune "${options[@]}" "$@"
