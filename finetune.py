@@ -26,6 +26,7 @@ from data_utils.batching import Row
 from data_utils.errors import run_as_script
 from data_utils.response_pairs import PairDataset
 from distillm.arguments import (
+    TRAINING_OPTIONS,
     ContraArguments,
     DataArguments,
     DecodingArguments,
@@ -76,11 +77,11 @@ class Arguments:
 
     @classmethod
     def parse(cls) -> tuple["Arguments", Method]:
-        types = list(cls.__annotations__.values())
-        parts, given = parse_arguments(types, __doc__ or "")
+        every, given = parse_arguments(TRAINING_OPTIONS, __doc__ or "")
+        parts = [part for part in every if type(part) in cls.__annotations__.values()]
         arguments = cls(*parts)
         method = Method.parse(arguments.distillation.type)
-        check_option_use(method, merged(parts), given)
+        check_option_use(method, merged(every), given)
         check_save_folder(merged(parts))
         return arguments, method
 

@@ -34,6 +34,7 @@ from data_utils.files import atomic_folder, write_json
 from data_utils.randomness import keyed_seed
 from data_utils.response_pairs import PairDataset, is_pair_folder
 from distillm.arguments import (
+    TRAINING_OPTIONS,
     DataArguments,
     LayerPairArguments,
     LoggingArguments,
@@ -54,13 +55,11 @@ from distillm.run_folder import FINISHED, is_finished, start_run
 from distillm.setup import first_rows, load_pairs, load_rows, load_student, load_teacher, step_batches, store_files
 
 CHECKPOINT = "checkpoint"
-# Options of a training script that have no meaning here: no clipping, no validation, the last weights are kept.
-IGNORED = {"do_valid", "eval_gen", "eval_interval", "eval_batch_size", "dev_num", "clip_grad", "only_save_last"}
 
 
 @dataclass
 class Arguments:
-    """All options of this script, by concern."""
+    """The options that stage 1 reads, by concern; it has no clipping and no validation, and keeps the last weights."""
 
     model: ModelArguments
     data: DataArguments
@@ -71,9 +70,10 @@ class Arguments:
 
     @classmethod
     def parse(cls) -> "Arguments":
-        parts, given = parse_arguments(list(cls.__annotations__.values()), __doc__ or "")
+        every, given = parse_arguments(TRAINING_OPTIONS, __doc__ or "")
+        parts = [part for part in every if type(part) in cls.__annotations__.values()]
         check_save_folder(merged(parts))
-        warn_of_ignored("stage 1 of CONTRA", sorted(given & IGNORED))
+        warn_of_ignored("stage 1 of CONTRA", sorted((given & merged(every).keys()) - merged(parts).keys()))
         return cls(*parts)
 
     def options(self) -> dict:

@@ -263,6 +263,22 @@ class LoggingArguments:
     report_to: list[str] = field(default_factory=list, metadata={"help": "tensorboard, wandb"})
 
 
+# Every training script takes every option, so that a run can hand the same extra options to all of them.
+TRAINING_OPTIONS = (
+    ModelArguments,
+    DataArguments,
+    TrainingArguments,
+    DecodingArguments,
+    DistillationArguments,
+    OnPolicyArguments,
+    PairArguments,
+    LayerPairArguments,
+    VelocityFieldArguments,
+    ContraArguments,
+    LoggingArguments,
+)
+
+
 class ArgumentParser(HfArgumentParser):
     """Transformers' dataclass parser, strict: no abbreviations, and an error is one line."""
 

@@ -35,6 +35,8 @@ def readers(method: Method) -> dict[str, bool]:
         "curriculum",
         "contra_weight",
     ]
+    shape = ["velocity_d_model", "velocity_n_layers"]  # of a new field; a trained one has its own
+    uses |= dict.fromkeys(shape, False)
     return uses | dict.fromkeys(pairs, method.needs_pairs) | dict.fromkeys(contra, method.contra)
 
 

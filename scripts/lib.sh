@@ -352,6 +352,7 @@ report() {
   on_first_node tool make_results_table.py "${rows[@]}" "${baselines[@]}" \
     --title "Results of the $FAMILY family" \
     --command "bash runs/$FAMILY/${0##*/}" \
+    --plot results.png \
     --save "$RESULTS_DIR/README.md"
   on_first_node tool plot_results.py "${rows[@]}" "${runs[@]}" --save "$RESULTS_DIR/results.png"
 }

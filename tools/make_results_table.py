@@ -124,12 +124,15 @@ def main() -> None:
     parser.add_argument("--baseline", action="append", default=[], help="row to compare the others with; repeat")
     parser.add_argument("--title", help="heading")
     parser.add_argument("--command", help="the command to show as the one that makes this; default: this one")
+    parser.add_argument("--plot", help="image to show below the tables, as seen from the Markdown file")
     parser.add_argument("--notes-file", type=Path, help="Markdown to put below the tables")
     parser.add_argument("--save", type=Path, required=True, help="Markdown file to write")
     options = parser.parse_args()
     evaluations = open_evaluations(options.row, options.data_names, options.seeds, options.max_length)
     command = options.command or shlex.join(["python3", *sys.argv])
     notes = options.notes_file.read_text(encoding="utf-8") if options.notes_file else ""
+    if options.plot:
+        notes = f"![ROUGE-L, and validation while training]({options.plot})\n\n{notes}"
     text = document(evaluations, options.baseline, options.title, command, notes)
     with atomic_file(options.save) as temporary:
         temporary.write_text(text, encoding="utf-8")

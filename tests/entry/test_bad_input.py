@@ -136,9 +136,19 @@ def test_options_that_a_method_ignores_are_one_warning_that_names_them(train, tm
 
 
 def test_options_that_stage_1_ignores_are_one_warning_that_names_them(train_field, tmp_path):
-    outcome = train_field(tmp_path / "save", "--eval-interval", 3, "--clip-grad", 2, "--dry-run")
+    options = [
+        "--eval-interval",
+        3,
+        "--contra-weight",
+        2,
+        "--type",
+        "srkl-contra",
+        "--dry-run",
+    ]  # a run's own, and extra
+    outcome = train_field(tmp_path / "save", *options)
     warnings = [line for line in outcome.err.splitlines() if line.startswith("warning: ")]
-    assert warnings == ["warning: stage 1 of CONTRA ignores --clip-grad, --eval-interval"]
+    assert warnings == ["warning: stage 1 of CONTRA ignores --contra-weight, --type"]
+    assert outcome.status == 0
 
 
 def test_an_option_given_with_underscores_is_the_same_option(train, tmp_path):

@@ -115,9 +115,15 @@ def test_the_same_input_gives_the_same_text_and_one_seed_has_no_spread(results, 
 def test_title_command_and_notes_are_shown(results, tmp_path, monkeypatch):
     (tmp_path / "notes").write_text("Trained on a toaster.\n")
     options = ("--title", "Results", "--command", "bash runs/x.sh", "--notes-file", tmp_path / "notes")
+    options += ("--plot", "results.png")
     run(make_results_table, monkeypatch, *rows_of(results, "low"), *options, "--save", tmp_path / "t.md")
     text = (tmp_path / "t.md").read_text()
-    assert text.startswith("# Results\n") and "Trained on a toaster." in text and "```bash\nbash runs/x.sh\n```" in text
+    assert (
+        text.startswith("# Results\n")
+        and "Trained on a toaster." in text
+        and "](results.png)" in text
+        and "```bash\nbash runs/x.sh\n```" in text
+    )
 
 
 def test_a_missing_result_is_one_clear_line_and_writes_nothing(results, tmp_path, monkeypatch):
