@@ -91,7 +91,7 @@ def _load_table(folder: str | Path, split: str):  # type: ignore[no-untyped-def]
 
     try:
         tables = load_from_disk(str(folder))
-    except (FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, ValueError, IndexError) as error:  # IndexError: a split without rows
         raise UserError(f"{folder} holds no response pairs; make them with tools/build_response_pairs.py") from error
     if not isinstance(tables, DatasetDict) or split not in tables:
         raise UserError(f"{folder} has no split {split!r}; make it with tools/build_response_pairs.py")
