@@ -21,7 +21,14 @@ from data_utils.errors import UserError, run_as_script
 from data_utils.files import fsync_path
 from data_utils.instructions import read_jsonl
 from data_utils.prompts import encode_prompt, format_prompt
-from distillm.arguments import DecodingArguments, option, parse_arguments, require_positive
+from distillm.arguments import (
+    DecodingArguments,
+    option,
+    parse_arguments,
+    require_count,
+    require_not_negative,
+    require_positive,
+)
 from distillm.distributed import World, join_world, leave_world
 from distillm.engine import DTYPES, PRECISIONS, autocast, resolve_precision
 from distillm.generation import DecodingSettings, Generator
@@ -52,6 +59,8 @@ class ResponseArguments:
         if not (self.data and self.output and self.model_path):
             raise UserError("--data, --output and --model-path are needed: prompts, a file for the responses, a model")
         require_positive(self, "max_prompt_length", "max_new_tokens", "eval_batch_size")
+        require_count(self, "train_num")
+        require_not_negative(self, "seed")
 
 
 class Responder(Protocol):
@@ -64,10 +73,7 @@ class Responder(Protocol):
 
 def main() -> None:
     (arguments, decoding), _ = parse_arguments([ResponseArguments, DecodingArguments], __doc__ or "")
-    records = read_jsonl(arguments.data)
-    prompts = [record.get("prompt") or format_prompt(record) for record in records]
-    if arguments.train_num != -1:
-        prompts = prompts[: arguments.train_num]
+    prompts = read_prompts(arguments)
     output = Path(arguments.output)
     if output.exists():
         print(f"{output} stands: nothing to do")
@@ -90,12 +96,23 @@ def main() -> None:
     leave_world(world)
 
 
+def read_prompts(arguments: ResponseArguments) -> list[str]:
+    """Return the templated prompts to answer."""
+    prompts = [record.get("prompt") or format_prompt(record) for record in read_jsonl(arguments.data)]
+    if not prompts:
+        raise UserError(f"{arguments.data} holds no record")
+    return prompts if arguments.train_num == -1 else prompts[: arguments.train_num]
+
+
 def resume(partial: Path, prompts: list[str], world: World) -> int:
     """Return how many rows an interrupted run has written; a torn last line is cut off."""
     if not partial.exists():
         return 0
     complete = partial.read_bytes().split(b"\n")[:-1]
-    written = [json.loads(line)["prompt"] for line in complete]
+    try:
+        written = [json.loads(line)["prompt"] for line in complete]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{partial} is broken; remove it to start again") from error
     if written != prompts[: len(written)]:
         raise UserError(f"{partial} is of other prompts; remove it, or choose another --output")
     world.barrier()  # every rank has read the file before it changes
@@ -124,6 +141,7 @@ def transformers_responder(arguments: ResponseArguments, decoding: DecodingArgum
     tokenizer = load_tokenizer(arguments.model_path)
     precision = resolve_precision(arguments.precision, world.device)
     model = load_causal_lm(arguments.model_path, DTYPES[precision], adapter_path=arguments.peft_path)
+    check_positions(model.config, arguments)
     model = freeze(model).to(world.device)
     settings = DecodingSettings(arguments.max_new_tokens, **vars(decoding))
     generator = Generator(tokenizer, settings, world, arguments.eval_batch_size)
@@ -135,6 +153,16 @@ def transformers_responder(arguments: ResponseArguments, decoding: DecodingArgum
         return tokenizer.batch_decode(responses, skip_special_tokens=True)
 
     return respond
+
+
+def check_positions(config: Any, arguments: ResponseArguments) -> None:
+    """Raise if a prompt and its response may have more positions than the model knows."""
+    known = getattr(config, "max_position_embeddings", None)
+    if known is not None and arguments.max_prompt_length + arguments.max_new_tokens > known:
+        raise UserError(
+            f"--max-prompt-length {arguments.max_prompt_length} and --max-new-tokens {arguments.max_new_tokens} "
+            f"are together more than the {known} positions of the model; choose smaller ones"
+        )
 
 
 def vllm_responder(arguments: ResponseArguments, decoding: DecodingArguments, world: World) -> Responder:
