@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_utils.errors import UserError, run_as_script
 from data_utils.files import atomic_folder
+from data_utils.response_pairs import is_pair_folder
 from tools.command_line import ToolParser
 
 SPLITS = ("train", "dev")
@@ -24,6 +25,7 @@ def main() -> None:
     parser.add_argument("--responses", type=Path, required=True, help="folder with the generated responses")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     arguments = parser.parse_args()
+    check_output(arguments.output)
     pairs = {split: join(arguments.responses, split) for split in SPLITS}
 
     from datasets import Dataset, DatasetDict  # seconds to import
@@ -33,6 +35,12 @@ def main() -> None:
         tables.save_to_disk(str(temporary))
     counts = ", ".join(f"{split}: {len(rows):,} pairs" for split, rows in pairs.items())
     print(f"{counts}; written to {arguments.output}")
+
+
+def check_output(folder: Path) -> None:
+    """Raise if writing the pairs would remove something else."""
+    if folder.is_file() or (folder.exists() and any(folder.iterdir()) and not is_pair_folder(folder)):
+        raise UserError(f"--output {folder} holds something other than pairs; choose another folder, or remove it")
 
 
 def join(folder: Path, split: str) -> list[dict[str, str]]:
@@ -57,17 +65,17 @@ def join(folder: Path, split: str) -> list[dict[str, str]]:
 
 def read_responses(path: Path) -> list[dict[str, str]]:
     """Return the lines of a file of responses."""
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; make it with tools/generate_responses.py")
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
+    if not path.is_file() or not path.stat().st_size:
+        raise UserError(f"{path} does not exist or is empty; make it with tools/generate_responses.py")
+    rows: list[dict[str, str]] = []
+    for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), start=1):
         try:
             row = json.loads(line)
-            rows.append({name: str(row[name]) for name in ("prompt", "generated_text")})
+            rows.append({name: row[name] for name in ("prompt", "generated_text")})
+            if not all(isinstance(text, str) for text in rows[-1].values()):
+                raise TypeError("not text")
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}:{number} is no response with `prompt` and `generated_text`") from error
-    if not rows:
-        raise UserError(f"{path} holds no response")
     return rows
 
 
