@@ -106,7 +106,7 @@ def main() -> None:
         arguments.options(),
         seed=arguments.training.seed,
         global_batch_size=rows_per_step,
-        data_files=store_files(arguments.data.data_dir, arguments.data.lm_data_dir),
+        data_files=store_files(arguments.data.data_dir, arguments.data.lm_data_dir, arguments.pairs.gt_data_dir),
     )
     training = arguments.training
     if not training.dry_run and is_finished(training.save, header, training.resume):
@@ -171,7 +171,7 @@ def setup_data(
     if data.lm_data_dir is not None and arguments.distillation.lm_coef > 0:
         corpus = load_rows(data.lm_data_dir, "train", data, models.student, models.tokenizer)
     if method.needs_pairs:
-        return load_pairs(data, models.tokenizer), corpus
+        return load_pairs(data, models.student, models.tokenizer), corpus
     rows = load_rows(data.data_dir, "train", data, models.student, models.tokenizer)
     return first_rows(rows, data.train_num), corpus
 

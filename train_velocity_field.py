@@ -145,7 +145,7 @@ def load_training_items(
     """Open a processed store, or a folder of response pairs (chosen and rejected rows are then stacked)."""
     data = arguments.data
     if is_pair_folder(data.data_dir):
-        return load_pairs(data, tokenizer)
+        return load_pairs(data, student, tokenizer)
     return first_rows(load_rows(data.data_dir, "train", data, student, tokenizer), data.train_num)
 
 

@@ -69,8 +69,9 @@ def load_rows(
     return dataset
 
 
-def load_pairs(arguments: DataArguments, tokenizer: PreTrainedTokenizerBase) -> PairDataset:
+def load_pairs(arguments: DataArguments, student: SplitModel, tokenizer: PreTrainedTokenizerBase) -> PairDataset:
     """Open the response pairs to train on."""
+    check_max_length(student.config, arguments.max_length)
     return PairDataset(
         arguments.data_dir,
         "train",
@@ -104,5 +105,6 @@ def step_batches(
 
 
 def store_files(*folders: str | None) -> list[Path]:
-    """Return the binary files of processed stores, for the record of a run."""
-    return sorted(path for folder in folders if folder for path in Path(folder).glob("*.bin"))
+    """Return the binary files of processed stores and of response pairs, for the record of a run."""
+    patterns = "*.bin", "train/*.arrow"
+    return sorted(path for folder in folders if folder for name in patterns for path in Path(folder).glob(name))
