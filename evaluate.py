@@ -48,7 +48,9 @@ class EvaluationArguments:
 
     model_path: str = option("", "checkpoint: a folder or a hub id")
     peft_path: str | None = option(None, "adapter, merged into the model at load")
-    precision: str = option("auto", "of matrix products; auto: bf16 where the hardware has it, else fp32", PRECISIONS)
+    precision: str = option(
+        "auto", "of matrix products; auto: bf16 where the hardware has it, fp16 on older GPUs, else fp32", PRECISIONS
+    )
     data_dir: str = option("data", "folder with the raw test sets (dolly/valid.jsonl, …)")
     data_names: list[str] = field(
         default_factory=lambda: list(EVALUATION_SETS),

@@ -111,6 +111,7 @@ def main() -> None:
     training = arguments.training
     if not training.dry_run and is_finished(training.save, header, training.resume):
         print(f"{training.save} holds this run, finished: nothing to do (--resume never starts it afresh)")
+        leave_world(world)
         return
     trainer = setup(arguments, method, world, header)
     if not training.dry_run:
@@ -139,7 +140,7 @@ def setup(arguments: Arguments, method: Method, world: World, header: dict) -> T
     )
     callbacks: list[EpochEnd] = []
     if isinstance(rows, PairDataset):
-        callbacks.append(setup_regeneration(arguments, rows, models, world))
+        callbacks.append(setup_regeneration(arguments, rows, models, precision, world))
     if method.contra:
         term, refresh = setup_contra(arguments, models, batches, settings, world)
         terms.append(term)
@@ -176,13 +177,17 @@ def setup_data(
     return first_rows(rows, data.train_num), corpus
 
 
-def setup_regeneration(arguments: Arguments, pairs: PairDataset, models: Models, world: World) -> ResponseRegeneration:
+def setup_regeneration(
+    arguments: Arguments, pairs: PairDataset, models: Models, precision: str, world: World
+) -> ResponseRegeneration:
     """Return what rewrites the rejected responses: plain sampling, whatever validation does."""
     data, training = arguments.data, arguments.training
     plain_sampling = DecodingSettings(data.max_length - data.max_prompt_length)
     generator = Generator(models.tokenizer, plain_sampling, world, training.eval_batch_size)
     interval = arguments.pairs.generate_sgo_interval
-    return ResponseRegeneration(pairs, models.student.model, generator, interval, data.max_length, training.seed)
+    return ResponseRegeneration(
+        pairs, models.student.model, generator, interval, data.max_length, training.seed, precision
+    )
 
 
 def setup_models(arguments: Arguments, method: Method, precision: str, world: World) -> Models:
@@ -207,6 +212,7 @@ def setup_engine(arguments: Arguments, student: SplitModel, precision: str, worl
         training.gradient_accumulation_steps,
         training.clip_grad,
         precision,
+        world.size,
     )
     return DeepSpeedEngine(student.model, training.weight_decay, config, world)
 

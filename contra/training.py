@@ -59,6 +59,8 @@ class FieldTrainer:
 
     def train(self, batches: StepBatches, steps: int, description: str) -> Iterator[Tensor]:
         """Take `steps` steps, yielding each step's L_VF; the models are frozen, in eval mode, meanwhile."""
+        # An outer autocast would keep its first low-precision copy of the weights while the optimiser moves them.
+        assert not torch.is_autocast_enabled(self.world.device.type)
         student, teacher = self.student.model, self.teacher.model
         student_training = student.training
         student.eval()

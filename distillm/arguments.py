@@ -70,7 +70,9 @@ class ModelArguments:
     peft_path: str | None = option(None, "student adapter to go on training; it keeps its own r and alpha")
     teacher_peft_path: str | None = option(None, "teacher adapter, merged into the teacher's weights at load")
     gradient_checkpointing: bool = option(False, "recompute the student's activations in the backward pass")
-    precision: str = option("auto", "of matrix products; auto: bf16 where the hardware has it, else fp32", PRECISIONS)
+    precision: str = option(
+        "auto", "of matrix products; auto: bf16 where the hardware has it, fp16 on older GPUs, else fp32", PRECISIONS
+    )
 
     def __post_init__(self) -> None:
         if not self.model_path:
@@ -187,6 +189,7 @@ class DistillationArguments:
 
     def __post_init__(self) -> None:
         require_between(self, 0.0, 1.0, "kd_ratio")
+        require_between(self, 0.0, math.inf, "lm_coef")
         require_between(self, 0.0, 0.99, "skew_alpha")  # at 1 the mixture is the student itself: no gradient
 
 
@@ -254,6 +257,7 @@ class ContraArguments:
 
     def __post_init__(self) -> None:
         require_positive(self, "velocity_epochs", "velocity_update_interval")
+        require_between(self, 0.0, math.inf, "contra_weight")
 
 
 @dataclass

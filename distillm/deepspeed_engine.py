@@ -17,7 +17,9 @@ from distillm.engine import NonFiniteError, make_optimizer, set_learning_rate
 LONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "2012"}
 
 
-def load_config(path: str, batch_size: int, accumulation: int, clip: float, precision: str) -> dict[str, Any]:
+def load_config(
+    path: str, batch_size: int, accumulation: int, clip: float, precision: str, world_size: int
+) -> dict[str, Any]:
     """Read a DeepSpeed configuration and fill in every "auto" from the run's options."""
     try:
         config = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -39,6 +41,11 @@ def load_config(path: str, batch_size: int, accumulation: int, clip: float, prec
             config[name] = value
         if config[name] != value:
             raise UserError(f"{path} says {name} {config[name]}, the options say {value}; make them agree")
+    if config.get("zero_optimization", {}).get("stage") == 3 and world_size > 1:
+        raise UserError(
+            f"{path} asks for ZeRO 3 on {world_size} processes, where every call of the model waits for all of them "
+            "and generation would hang; use ds_config_zero2.json"
+        )
     for name in ("bf16", "fp16"):
         # The run's precision is resolved for this hardware; a CPU refuses fp16, for one.
         config[name] = {**config.get(name, {}), "enabled": precision == name}

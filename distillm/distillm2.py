@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from data_utils.batching import TokenBatch
+from data_utils.batching import IGNORED, TokenBatch
 from distillm.divergences import (
     Divergence,
     kullback_leibler,
@@ -18,8 +18,6 @@ from distillm.divergences import (
 from distillm.models import HiddenStates, SplitModel
 from distillm.objective import Progress
 from distillm.token_losses import sum_over_chunks
-
-IGNORED_LABEL = -100
 
 
 @dataclass(frozen=True)
@@ -60,14 +58,18 @@ def pair_divergences(
     raise ValueError(f"DistiLLM-2 has the versions v1 and v2, not {version!r}")
 
 
+def row_weights(selected: Tensor) -> Tensor:
+    """Return 1 / (selected tokens of its row) for each selected token: `[P, T]` bool -> `[M]`, fp32."""
+    return (1 / selected.sum(1, keepdim=True).clamp(min=1)).expand(selected.shape)[selected]
+
+
 def sequence_means(values: Tensor, selected: Tensor) -> Tensor:
     """Return each row's mean of the values of its selected tokens, 0 for a row without any.
 
     values `[M]`, in row-major order of the M selected positions; selected `[P, T]` bool -> `[P]`
     """
     rows = selected.nonzero()[:, 0]
-    sums = values.new_zeros(len(selected)).index_add(0, rows, values)
-    return sums / selected.sum(1).clamp(min=1)
+    return values.new_zeros(len(selected)).index_add(0, rows, values * row_weights(selected))
 
 
 def contrastive_loss(
@@ -95,7 +97,7 @@ def contrastive_loss(
         strict=True,
     )
     for divergence, student, teacher, side_labels in sides:
-        selected = side_labels != IGNORED_LABEL
+        selected = side_labels != IGNORED
         losses.append(sequence_means(divergence(student[selected], teacher[selected]), selected))
     return losses[0] + losses[1]
 
@@ -135,7 +137,7 @@ class ContrastiveTerm:
 
     def _side(self, divergence: Divergence, student_states: Tensor, teacher_states: Tensor, mask: Tensor) -> Tensor:
         """Return the sum over one side's rows of their mean over response tokens, in chunks of tokens."""
-        weights = (1 / mask.sum(1, keepdim=True).clamp(min=1)).expand(mask.shape)[mask]
+        weights = row_weights(mask)
 
         def per_token(student_states: Tensor, teacher_states: Tensor, weights: Tensor) -> Tensor:
             with torch.no_grad():

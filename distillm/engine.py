@@ -21,6 +21,8 @@ from distillm.distributed import World
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+MAX_SKIPPED = 20  # fp16 steps in a row that may overflow
+
 
 class NonFiniteError(RuntimeError):
     """A gradient is not finite; the step was not taken."""
@@ -102,6 +104,7 @@ class TorchEngine:
         self.optimizer = make_optimizer(module, weight_decay)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         # fp16 underflows without a scaled loss; a disabled scaler passes everything through.
+        self.skipped = 0  # steps in a row
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=precision == "fp16")
 
     def backward(self, loss: Tensor) -> None:
@@ -112,7 +115,9 @@ class TorchEngine:
         self.world.sum_gradients(self.parameters)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip if self.clip > 0 else torch.inf)
-        if not self.scaler.is_enabled() and not torch.isfinite(norm):
+        self.skipped = 0 if torch.isfinite(norm) else self.skipped + 1
+        # fp16 overflows now and then: the scaler skips such a step and lowers its scale. Again and again, it diverged.
+        if self.skipped > (MAX_SKIPPED if self.scaler.is_enabled() else 0):
             raise NonFiniteError("the gradient is not finite")
         self.scaler.step(self.optimizer)  # skipped when fp16 overflowed: the scaler lowers its scale
         self.scaler.update()

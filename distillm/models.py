@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from data_utils.batching import TokenBatch
 from data_utils.errors import UserError
+from data_utils.store_meta import describe_tokenizer
 
 transformers_logging.disable_progress_bar()  # a bar a weight shard is noise between our own bars
 
@@ -184,6 +185,16 @@ def check_max_length(config: Any, max_length: int) -> None:
     known = getattr(config, "max_position_embeddings", None)
     if known is not None and max_length > known:
         raise UserError(f"--max-length {max_length} is more than the {known} positions of the model; choose a smaller")
+
+
+def check_same_tokenizer(student_path: str, teacher_path: str) -> None:
+    """Raise if the two checkpoints' tokenizers give the ids different meanings."""
+    student, teacher = load_tokenizer(student_path), load_tokenizer(teacher_path)
+    if describe_tokenizer(student)["fingerprint"] != describe_tokenizer(teacher)["fingerprint"]:
+        raise UserError(
+            f"the tokenizers of {student_path} and {teacher_path} differ; distillation compares the two models "
+            "id by id, so choose two models of one tokenizer"
+        )
 
 
 def freeze(model: nn.Module) -> nn.Module:

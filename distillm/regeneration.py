@@ -7,6 +7,7 @@ from torch import nn
 
 from data_utils.files import write_json
 from data_utils.response_pairs import PairDataset
+from distillm.engine import autocast
 from distillm.generation import Generator
 from distillm.objective import Progress
 
@@ -17,23 +18,31 @@ class ResponseRegeneration:
     """After every `interval` epochs but the last, replace the rejected side of every pair."""
 
     def __init__(
-        self, pairs: PairDataset, student: nn.Module, generator: Generator, interval: int, max_length: int, seed: int
+        self,
+        pairs: PairDataset,
+        student: nn.Module,
+        generator: Generator,
+        interval: int,
+        max_length: int,
+        seed: int,
+        precision: str,
     ):
         self.pairs, self.student, self.generator = pairs, student, generator
-        self.interval, self.max_length, self.seed = interval, max_length, seed
+        self.interval, self.max_length, self.seed, self.precision = interval, max_length, seed, precision
 
     def __call__(self, done: Progress) -> dict[str, float]:
         if done.epoch == done.epochs or done.epoch % self.interval:
             return {}
-        responses = self.generator.respond(
-            self.student,
-            self.pairs.prompts,
-            range(len(self.pairs)),
-            seed=self.seed,
-            purpose="rejected response",
-            step=done.epoch,
-            description="rejected responses",
-        )
+        with autocast(self.precision, self.generator.world.device):
+            responses = self.generator.respond(
+                self.student,
+                self.pairs.prompts,
+                range(len(self.pairs)),
+                seed=self.seed,
+                purpose="rejected response",
+                step=done.epoch,
+                description="rejected responses",
+            )
         rooms = (self.max_length - len(prompt) for prompt in self.pairs.prompts)
         self.pairs.replace_rejected([ids[:room] for ids, room in zip(responses, rooms, strict=True)])
         return {"mean_rejected_length": sum(map(len, responses)) / len(responses)}

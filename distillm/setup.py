@@ -23,6 +23,7 @@ from distillm.models import (
     add_lora,
     check_max_length,
     check_model_type,
+    check_same_tokenizer,
     check_same_vocabulary,
     enable_gradient_checkpointing,
     freeze,
@@ -50,6 +51,7 @@ def load_teacher(arguments: ModelArguments, student: SplitModel, precision: str,
     model = load_causal_lm(arguments.teacher_model_path, DTYPES[precision], adapter_path=arguments.teacher_peft_path)
     teacher = SplitModel(freeze(model).to(world.device))
     check_same_vocabulary(student, teacher)
+    check_same_tokenizer(arguments.model_path, arguments.teacher_model_path)
     teacher.check_head(world.device)
     return teacher
 

@@ -70,7 +70,7 @@ class EpochEnd(Checkpointable, Protocol):
     """Something to do after an epoch, with state of its own (a refresh of CONTRA's field, say)."""
 
     def __call__(self, done: Progress) -> dict[str, float]:
-        """Act after the last step of an epoch; return numbers for the log."""
+        """Act after the last step of an epoch; return numbers for the log. Called outside autocast."""
         ...
 
     def export(self, folder: Path) -> None:
@@ -221,7 +221,7 @@ class Trainer:
             self._validate()
         if settings.is_epoch_end(step):
             for callback in self.callbacks:
-                numbers = self._autocast(callback, settings.progress(step))
+                numbers = callback(settings.progress(step))
                 if numbers:
                     self.logger.log({"step": step, **numbers})
         if saves and step < settings.total_steps:

@@ -47,7 +47,9 @@ class ResponseArguments:
     output: str = option("", "file to write (jsonl)")
     model_path: str = option("", "checkpoint: a folder or a hub id")
     peft_path: str | None = option(None, "adapter, merged into the model at load")
-    precision: str = option("auto", "of matrix products; auto: bf16 where the hardware has it, else fp32", PRECISIONS)
+    precision: str = option(
+        "auto", "of matrix products; auto: bf16 where the hardware has it, fp16 on older GPUs, else fp32", PRECISIONS
+    )
     train_num: int = option(-1, "rows to answer; -1: all")
     max_prompt_length: int = option(256, "ids of a prompt")
     max_new_tokens: int = option(512, "ids of a response")

@@ -98,6 +98,8 @@ def test_a_bad_option_of_training(options, words, world, refused, tmp_path, monk
     ("type", "options", "words"),
     [
         ("kd", ["--kd-ratio", 2], ["--kd-ratio", "2"]),
+        ("kd", ["--lm-coef", -1], ["--lm-coef", "-1"]),
+        ("kd-contra", ["--contra-weight", -1], ["--contra-weight", "-1"]),
         ("kd-contra", ["--curriculum", "slow"], ["--curriculum", "slow"]),
         ("kd-contra", ["--num-distill-layers", 5], ["--num-distill-layers", "5"]),
         ("kd-contra", ["--velocity-update-interval", 0], ["--velocity-update-interval", "0"]),
@@ -392,3 +394,16 @@ def test_a_step_that_diverges_is_one_line_with_step_terms_and_rows(run, world, t
     (line,) = [line for line in outcome.err.splitlines() if "error:" in line]
     for words in ("was not taken: the gradient is not finite", "cross_entropy", "rows ["):
         assert words in line
+
+
+def test_a_teacher_whose_tokenizer_means_other_tokens_is_refused(refused, world, tmp_path):
+    teacher, save = shutil.copytree(world.teacher, tmp_path / "teacher"), tmp_path / "run"
+    text = (teacher / "tokenizer.json").read_text()
+    tokenizer = json.loads(text)
+    vocabulary = tokenizer["model"]["vocab"]
+    first, second = sorted(vocabulary)[100:102]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (teacher / "tokenizer.json").write_text(json.dumps(tokenizer))
+    refused(
+        finetune.main, world.training(save, "--teacher-model-path", teacher, type="kd"), save, "tokenizers", teacher
+    )

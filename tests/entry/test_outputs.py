@@ -276,3 +276,9 @@ def test_results_of_other_weights_or_options_are_evaluated_anew(score, world, tm
     assert score(save, "--model-path", model).out.count("evaluated anew") == 4
     assert score(save, "--model-path", model, "--temperature", 0.5).out.count("evaluated anew") == 4
     assert "nothing to do" in score(save, "--model-path", model, "--temperature", 0.5).out
+
+
+def test_a_refresh_in_bf16_is_outside_the_autocast_that_would_keep_stale_weights(train, read_log, tmp_path):
+    options = ("--precision", "bf16", "--epochs", 2)
+    assert train(tmp_path, *options, type="srkl-contra").status == 0
+    assert any("velocity_field_loss" in record for record in read_log(tmp_path))

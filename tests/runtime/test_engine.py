@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from distillm.distributed import World
-from distillm.engine import NonFiniteError, TorchEngine, autocast, parameter_groups, resolve_precision
+from distillm.engine import MAX_SKIPPED, NonFiniteError, TorchEngine, autocast, parameter_groups, resolve_precision
 from distillm.models import add_lora
 from distillm.schedule import DECAY_STYLES, learning_rate
 from tests.runtime.tiny import ALONE, make_batch, make_llama, make_rows
@@ -251,3 +251,19 @@ def test_the_published_schedule_starts_at_the_peak_and_ends_near_the_minimum():
     assert learning_rate(0, 1000, 5e-4, 1e-7, 0, "cosine") == 5e-4
     assert learning_rate(500, 1000, 5e-4, 1e-7, 0, "cosine") == pytest.approx((5e-4 + 1e-7) / 2)
     assert learning_rate(999, 1000, 5e-4, 1e-7, 0, "cosine") == pytest.approx(1e-7, rel=0.02)
+
+
+def test_fp16_skips_single_overflows_and_stops_a_run_that_only_overflows():
+    engine = make_engine(precision="fp16")
+    before = {name: tensor.clone() for name, tensor in engine.module.state_dict().items()}
+    for _ in range(2):
+        for _ in range(MAX_SKIPPED):
+            engine.backward(engine.module(torch.ones(1, 3)).sum() * math.inf)
+            engine.step(0.01)
+        assert_bitwise(engine.module.state_dict(), before)
+        take_steps(engine, 1)  # a good step starts the count anew
+        before = {name: tensor.clone() for name, tensor in engine.module.state_dict().items()}
+    with pytest.raises(NonFiniteError):
+        for _ in range(MAX_SKIPPED + 1):
+            engine.backward(engine.module(torch.ones(1, 3)).sum() * math.inf)
+            engine.step(0.01)
