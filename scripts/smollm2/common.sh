@@ -4,8 +4,8 @@ FAMILY=smollm2
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
 # How much of everything: the defaults take about 45 minutes on two cores.
-HEAL_CHUNKS="${HEAL_CHUNKS:-1600}" # of the corpus, for the pruned student
-TRAIN_ROWS="${TRAIN_ROWS:-240}"
+HEAL_CHUNKS="${HEAL_CHUNKS:-1000}" # of the corpus, for the pruned student
+TRAIN_ROWS="${TRAIN_ROWS:-160}"
 DEV_ROWS="${DEV_ROWS:-32}"
 TEST_ROWS="${TEST_ROWS:-100}"
 MAX_LENGTH="${MAX_LENGTH:-192}"
