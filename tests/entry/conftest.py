@@ -318,3 +318,28 @@ def contents():
         return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"" for path in paths}
 
     return read
+
+
+@pytest.fixture
+def refused(run, contents):
+    """Assert that a script refuses its options in one line that holds these words, and writes nothing."""
+
+    def assert_refused(main, options, save, *words):
+        before = save.exists(), contents(save)
+        outcome = run(main, options)
+        assert_one_line(outcome.status, outcome.err, *words)
+        assert (save.exists(), contents(save)) == before, "something was written"
+        leftovers = [path.name for path in save.parent.iterdir() if path.name.startswith(".")]
+        assert not leftovers
+
+    return assert_refused
+
+
+def assert_one_line(status, said, *words):
+    assert status == 1
+    assert "Traceback" not in said
+    lines = said.splitlines()
+    assert len(lines) == 1, f"not one line but {len(lines)}: {said}"
+    assert ".py: error: " in lines[0]
+    for word in words:
+        assert str(word) in lines[0]

@@ -12,34 +12,10 @@ import pytest
 import evaluate
 import finetune
 import train_velocity_field
+from tests.entry.conftest import assert_one_line
 from tools import process_data_dolly
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def refused(run, contents):
-    """Assert that a script refuses its options in one line that holds these words, and writes nothing."""
-
-    def assert_refused(main, options, save, *words):
-        before = save.exists(), contents(save)
-        outcome = run(main, options)
-        assert_one_line(outcome.status, outcome.err, *words)
-        assert (save.exists(), contents(save)) == before, "something was written"
-        leftovers = [path.name for path in save.parent.iterdir() if path.name.startswith(".")]
-        assert not leftovers
-
-    return assert_refused
-
-
-def assert_one_line(status, said, *words):
-    assert status == 1
-    assert "Traceback" not in said
-    lines = said.splitlines()
-    assert len(lines) == 1, f"not one line but {len(lines)}: {said}"
-    assert ".py: error: " in lines[0]
-    for word in words:
-        assert str(word) in lines[0]
 
 
 @pytest.fixture
@@ -282,27 +258,6 @@ def test_a_velocity_field_for_another_number_of_pairs(world, refused, tmp_path):
     refused(finetune.main, options, tmp_path / "save", world.field, "3", "2", "--num-distill-layers")
 
 
-# ---- save folders ------------------------------------------------------------------------------------------------
-
-
-def test_another_runs_save_folder(world, train, refused, tmp_path):
-    save = tmp_path / "save"
-    assert train(save).status == 0
-    refused(finetune.main, world.training(save, "--lr", 1e-3), save, save, "lr", 5e-3, 1e-3, "--resume never")
-
-
-def test_a_save_folder_that_is_a_file(world, refused, tmp_path):
-    (tmp_path / "save").write_text("precious")
-    refused(finetune.main, world.training(tmp_path / "save"), tmp_path / "save", tmp_path / "save")
-    assert (tmp_path / "save").read_text() == "precious"
-
-
-def test_a_mistake_that_is_put_right_does_not_block_the_save_folder(world, train, refused, tmp_path):
-    save = tmp_path / "save"
-    refused(finetune.main, world.training(save, "--data-dir", tmp_path / "nowhere"), save, "nowhere")
-    assert train(save).status == 0
-
-
 # ---- evaluation --------------------------------------------------------------------------------------------------
 
 
@@ -359,41 +314,6 @@ def test_a_real_process_says_one_line(script, world, tmp_path):
     )
     assert_one_line(ended.returncode, ended.stderr)
     assert not save.exists()
-
-
-def test_a_run_never_writes_over_a_model_that_it_reads(refused, world, tmp_path):
-    model = shutil.copytree(world.student, tmp_path / "model")
-    for options in (
-        world.training(model, student=model),
-        [*world.training(model, type="kd"), "--teacher-model-path", str(model)],
-    ):
-        refused(finetune.main, options, model, "choose another folder", model)
-    refused(train_velocity_field.main, world.stage_1(model, "--model-path", model), model, "choose another folder")
-
-
-def test_a_run_never_writes_into_a_folder_with_a_model_of_someone_else(refused, world, tmp_path):
-    model = shutil.copytree(world.teacher, tmp_path / "model")
-    refused(finetune.main, world.training(model), model, "holds a model that is no run of this script")
-
-
-def test_a_store_rebuilt_from_other_data_does_not_continue_an_old_run(refused, train, world, tmp_path):
-    store, save = shutil.copytree(world.store, tmp_path / "store"), tmp_path / "run"
-    assert train(save, "--data-dir", store, "--total-iters", 2).status == 0
-    binary = store / "train_0.bin"
-    swapped = bytearray(binary.read_bytes())
-    swapped[0], swapped[2] = swapped[2], swapped[0]
-    binary.write_bytes(bytes(swapped))
-    options = world.training(save, "--data-dir", store, "--total-iters", 2)
-    refused(finetune.main, options, save, "holds a run with", binary)
-
-
-def test_a_step_that_diverges_is_one_line_with_step_terms_and_rows(run, world, tmp_path):
-    outcome = run(finetune.main, world.training(tmp_path / "run", "--lr", 1e30, "--clip-grad", 0, "--total-iters", 4))
-    assert outcome.status == 1
-    assert "Traceback" not in outcome.err
-    (line,) = [line for line in outcome.err.splitlines() if "error:" in line]
-    for words in ("was not taken: the gradient is not finite", "cross_entropy", "rows ["):
-        assert words in line
 
 
 def test_a_teacher_whose_tokenizer_means_other_tokens_is_refused(refused, world, tmp_path):
