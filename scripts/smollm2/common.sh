@@ -3,7 +3,7 @@
 FAMILY=smollm2
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
-# How much of everything: the defaults take about 45 minutes on two cores.
+# How much of everything: the defaults take roughly 45 minutes on two cores (added up from stages).
 HEAL_CHUNKS="${HEAL_CHUNKS:-1000}" # of the corpus, for the pruned student
 TRAIN_ROWS="${TRAIN_ROWS:-160}"
 DEV_ROWS="${DEV_ROWS:-32}"
