@@ -46,11 +46,6 @@ class TokenBatch:
         """`[B, T]` bool: positions whose label counts."""
         return self.labels != IGNORED
 
-    @property
-    def num_response_tokens(self) -> int:
-        """How many labels count; ask before `.to(device)`, afterwards it waits for the device."""
-        return int(self.response_mask.sum())
-
     def to(self, device: torch.device) -> "TokenBatch":
         return TokenBatch(
             self.input_ids.to(device, non_blocking=True),
