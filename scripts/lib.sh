@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# What all scripts share. A script's first step is to source its family's common.sh, which sources this file:
+# What all scripts share. A script's first step is to source its family's common.sh, which sources this file, names its
+# models, and then sources defaults.sh for every path and size that neither it nor the environment has set:
 #
 #   bash <script> [BASE_PATH [MASTER_PORT [GPU_NUM [extra options...]]]]      defaults: . 2012 1
 #
@@ -8,7 +9,7 @@
 #   DRY_RUN=1                            print the command, shell-quoted, as the last line, and run nothing
 #   NNODES, NODE_RANK, MASTER_ADDR       training on several nodes (GPU_NUM processes on each), on a shared file system
 #   EVAL_OPTIONS="--option value ..."    extra options for the evaluations that a run ends with
-#   RESULTS_DIR, TEACHER_BASE, CKPT, SAVE_PATH, ...    any path variable at the top of a script or a common.sh
+#   RESULTS_DIR, TEACHER_BASE, CKPT, SAVE_PATH, ...    any variable at the top of a script, a common.sh or defaults.sh
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
@@ -78,7 +79,7 @@ is_hub_id() {
 # stands FOLDER: it holds a file that a script writes when it has finished.
 stands() {
   local last
-  for last in config.json adapter_config.json velocity_field.json meta.json; do
+  for last in config.json adapter_config.json velocity_field.json meta.json dataset_dict.json; do
     [[ ! -f "$1/$last" ]] || return 0
   done
   return 1
@@ -124,22 +125,73 @@ process_corpus() {
     "$@"
 }
 
-# ---- training ----------------------------------------------------------------------------------------------------
-# These read the path variables CKPT, TEACHER_CKPT, DATA_DIR, LM_DATA_DIR, VELOCITY_FIELD_PATH and SAVE_PATH.
+# answer SPLIT SIDE MODEL ADAPTER OPTION...: one side's responses to the prompts of one split.
+answer() {
+  local adapter=()
+  [[ -z "$4" ]] || adapter=(--peft-path "$4")
+  launch tools/generate_responses.py \
+    --data "$RAW_DATA_DIR/$1.jsonl" \
+    --output "$RESPONSE_DIR/generated_$1_$2.jsonl" \
+    --model-path "$3" \
+    "${adapter[@]}" \
+    --max-prompt-length "$MAX_PROMPT_LENGTH" \
+    --max-new-tokens "$RESPONSE_LENGTH" \
+    --eval-batch-size "$EVAL_BATCH_SIZE" \
+    --precision "$PRECISION" \
+    --do-sample \
+    --temperature 1.0 \
+    --top-p 0.95 \
+    --top-k 0 \
+    --seed 42 \
+    "${@:5}"
+}
 
-# What a family adds to every training.
+# generate_pairs OPTION...: TEACHER_CKPT and CKPT each answer every prompt of RAW_DATA_DIR/{train,dev}.jsonl, in
+# RESPONSE_DIR; joined row by row they become the response pairs SAVE_PATH.
+generate_pairs() {
+  local split
+  require_model TEACHER_CKPT
+  require_model CKPT
+  for split in train dev; do
+    answer "$split" teacher "$TEACHER_CKPT" "${TEACHER_PEFT_CKPT:-}" "$@"
+    answer "$split" student "$CKPT" "${PEFT_CKPT:-}" "$@"
+  done
+  tool build_response_pairs.py --responses "$RESPONSE_DIR" --output "$SAVE_PATH"
+}
+
+# ---- training ----------------------------------------------------------------------------------------------------
+# These read the path variables CKPT, TEACHER_CKPT, DATA_DIR, LM_DATA_DIR, PAIR_DATA_DIR, VELOCITY_FIELD_PATH, SAVE_PATH,
+# and with LoRA PEFT_CKPT, the adapter that goes on training (none: a fresh one), and TEACHER_PEFT_CKPT.
+
+# What a family adds to every training, and to every distillation; a script says what differs.
 FAMILY_OPTIONS=()
+DISTILLATION_OPTIONS=()
+
+# shellcheck disable=SC2034
+LORA_OPTIONS=(
+  --peft lora
+  --peft-lora-r 16
+  --peft-lora-alpha 64
+  --peft-lora-dropout 0.1
+  --gradient-checkpointing
+)
 
 # start_training ENTRY_SCRIPT OPTION...: from CKPT, on DATA_DIR, with the options that every training script shares.
 # shellcheck disable=SC2153 # SAVE_PATH is the script's, no misspelt BASE_PATH
 start_training() {
   require_model CKPT
   require_folder DATA_DIR "make it with scripts/$FAMILY/tools/process_data_dolly.sh, or set DATA_DIR"
+  local adapter=()
+  if [[ -n "${PEFT_CKPT:-}" ]]; then
+    require_model PEFT_CKPT
+    adapter=(--peft-path "$PEFT_CKPT")
+  fi
   local options=(
     --model-path "$CKPT"
     --model-type "$MODEL_TYPE"
     --data-dir "$DATA_DIR"
     --save "$SAVE_PATH"
+    "${adapter[@]}"
     --do-train
     --do-valid
     --eval-gen
@@ -166,9 +218,15 @@ SAMPLING_OPTIONS=(
   --top-k 0
 )
 
-# finetune OPTION...: CKPT learns from DATA_DIR.
+# The DeepSpeed configuration of scripts that say no other, and one that shards gradients, too.
+ZERO_1="$BASE_PATH/configs/deepspeed/ds_config.json"
+# shellcheck disable=SC2034
+ZERO_2="$BASE_PATH/configs/deepspeed/ds_config_zero2.json"
+
+# finetune OPTION...: CKPT learns from DATA_DIR. An empty DEEPSPEED_CONFIG means plain PyTorch.
 finetune() {
   local deepspeed=()
+  DEEPSPEED_CONFIG="${DEEPSPEED_CONFIG-$ZERO_1}"
   [[ -z "$DEEPSPEED_CONFIG" ]] || deepspeed=(--deepspeed --deepspeed_config "$DEEPSPEED_CONFIG")
   start_training finetune.py "${SAMPLING_OPTIONS[@]}" "${deepspeed[@]}" "$@"
 }
@@ -178,15 +236,25 @@ pretrain() {
   DATA_DIR="$LM_DATA_DIR" finetune --type lm --eval-gen false "$@"
 }
 
+# with_teacher TRAINING OPTION...: a training that reads TEACHER_CKPT.
+with_teacher() {
+  local adapter=()
+  require_model TEACHER_CKPT
+  if [[ -n "${TEACHER_PEFT_CKPT:-}" ]]; then
+    require_model TEACHER_PEFT_CKPT
+    adapter=(--teacher-peft-path "$TEACHER_PEFT_CKPT")
+  fi
+  "$1" --teacher-model-path "$TEACHER_CKPT" "${adapter[@]}" "${@:2}"
+}
+
 # distill OPTION...: CKPT learns from TEACHER_CKPT, and from the corpus in LM_DATA_DIR unless that is set to nothing.
 distill() {
   local corpus=()
-  require_model TEACHER_CKPT
   if [[ -n "$LM_DATA_DIR" ]]; then
     require_folder LM_DATA_DIR "make it with scripts/$FAMILY/tools/process_data_pretrain.sh, or set LM_DATA_DIR= to go without"
     corpus=(--lm-data-dir "$LM_DATA_DIR")
   fi
-  finetune --teacher-model-path "$TEACHER_CKPT" --kd-ratio 1.0 "${corpus[@]}" "$@"
+  with_teacher finetune --kd-ratio 1.0 "${corpus[@]}" "${DISTILLATION_OPTIONS[@]}" "$@"
 }
 
 # What an adaptive-* method adds; scripts put it before their own options.
@@ -197,22 +265,36 @@ ON_POLICY_OPTIONS=(
   --capacity 1000
 )
 
-# distill_contra OPTION...: distill, with the velocity field of VELOCITY_FIELD_PATH.
-distill_contra() {
-  require_folder VELOCITY_FIELD_PATH "run scripts/$FAMILY/train_velocity_field.sh first, or set VELOCITY_FIELD_PATH"
-  distill \
+# on_pairs TRAINING OPTION...: a training whose rows are the response pairs in PAIR_DATA_DIR.
+on_pairs() {
+  require_folder PAIR_DATA_DIR "make it with scripts/$FAMILY/distillm2/generate_data.sh, or set PAIR_DATA_DIR"
+  DATA_DIR="$PAIR_DATA_DIR" "$@"
+}
+
+# distill_pairs OPTION...: distill, on response pairs; validated on DATA_DIR.
+distill_pairs() {
+  require_folder DATA_DIR "make it with scripts/$FAMILY/tools/process_data_dolly.sh, or set DATA_DIR"
+  on_pairs distill --gt-data-dir "$DATA_DIR" "$@"
+}
+
+# with_contra DISTILLATION OPTION...: along the velocity field of VELOCITY_FIELD_PATH.
+with_contra() {
+  require_folder VELOCITY_FIELD_PATH "train it first (README, 'Model checkpoints'), or set VELOCITY_FIELD_PATH"
+  "$1" \
     --velocity-field-path "$VELOCITY_FIELD_PATH" \
     --velocity-epochs 1 \
     --velocity-update-interval 1 \
     --num-distill-layers "$NUM_DISTILL_LAYERS" \
-    "$@"
+    "${@:2}"
+}
+
+start_field_training() {
+  start_training train_velocity_field.py "$@"
 }
 
 # train_velocity_field OPTION...: flow matching between CKPT and TEACHER_CKPT, both frozen, on DATA_DIR.
 train_velocity_field() {
-  require_model TEACHER_CKPT
-  start_training train_velocity_field.py \
-    --teacher-model-path "$TEACHER_CKPT" \
+  with_teacher start_field_training \
     --velocity-n-layers "$VELOCITY_N_LAYERS" \
     --velocity-d-model "$VELOCITY_D_MODEL" \
     --num-distill-layers "$NUM_DISTILL_LAYERS" \
@@ -241,118 +323,34 @@ evaluation_folder() {
 
 # evaluate "SET..." CHECKPOINT OPTION...: every set with five seeds, in one process that loads the model once.
 evaluate() {
-  local sets path
+  local path
   [[ -n "${2:-}" ]] || die "no checkpoint given: name one below $TRAIN, or a path"
-  read -ra sets <<<"$1"
   path="$(checkpoint_path "$2")"
+  start_evaluation "$1" --model-path "$path" --save "$(evaluation_folder "$path")" "${@:3}"
+}
+
+# evaluate_adapter "SET..." NAME ADAPTER BASE_MODEL OPTION...: the same for an adapter; the results are those of NAME.
+evaluate_adapter() {
+  local path
+  [[ -n "${4:-}" ]] || die "the arguments are BASE_PATH MASTER_PORT GPU_NUM NAME ADAPTER BASE_MODEL, then options"
+  path="$(checkpoint_path "$3")"
+  start_evaluation "$1" --model-path "$4" --peft-path "$path" --save "$(evaluation_folder "$2")" "${@:5}"
+}
+
+start_evaluation() {
+  local sets
+  read -ra sets <<<"$1"
   launch evaluate.py \
-    --model-path "$path" \
     --data-dir "$EVAL_DATA_DIR" \
     --data-names "${sets[@]}" \
     --seeds 10 20 30 40 50 \
-    --save "$(evaluation_folder "$path")" \
     --eval-batch-size "$EVAL_BATCH_SIZE" \
     --max-length "$MAX_LENGTH" \
     --max-prompt-length "$MAX_PROMPT_LENGTH" \
     --precision "$PRECISION" \
     "${SAMPLING_OPTIONS[@]}" \
     --no-repeat-ngram-size 6 \
-    "${@:3}"
+    "${@:2}"
 }
 
-# ---- runs/ -------------------------------------------------------------------------------------------------------
-# A run calls scripts one after the other. One-time steps are skipped when their output stands; a dry run shows them all.
-
-EVALUATION_SETS="dolly self_inst vicuna sinst uinst"
-
-# start_run: environment and data; refuses a path variable that means another path in each script.
-start_run() {
-  local name
-  for name in CKPT SAVE_PATH; do
-    [[ -z "${!name:-}" ]] || die "$name belongs to single scripts; for a whole run set TEACHER_BASE, STUDENT_BASE or RESULTS_DIR"
-  done
-  dry_run || use_environment
-  prepare_data
-}
-
-# step SCRIPT OPTION...: a script of this family, with this run's three arguments.
-step() {
-  dry_run || printf '\n== %s scripts/%s/%s\n' "$(date +%H:%M:%S)" "$FAMILY" "$1" >&2
-  bash "$BASE_PATH/scripts/$FAMILY/$1" "$BASE_PATH" "$MASTER_PORT" "$GPU_NUM" "${@:2}"
-}
-
-# once FOLDER SCRIPT OPTION...: a step that writes FOLDER, unless that stands or is a model on the Hub.
-once() {
-  if ! dry_run && { stands "$1" || is_hub_id "$1"; }; then
-    printf '\n== %s stands: scripts/%s/%s is skipped\n' "$1" "$FAMILY" "$2" >&2
-  else
-    SAVE_PATH="$1" step "${@:2}"
-  fi
-}
-
-# together "FUNCTION..." OPTION...: functions that do not depend on each other, at the same time, each with its share of
-# the cores; one after the other where a run has several processes of its own.
-together() {
-  local command commands process processes=() failed=0
-  read -ra commands <<<"$1"
-  if dry_run || ((GPU_NUM > 1 || NNODES > 1)); then
-    for command in "${commands[@]}"; do
-      "$command" "${@:2}"
-    done
-    return
-  fi
-  local threads=$(($(getconf _NPROCESSORS_ONLN) / ${#commands[@]}))
-  for command in "${commands[@]}"; do
-    OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}" "$command" "${@:2}" &
-    processes+=("$!")
-  done
-  for process in "${processes[@]}"; do
-    wait "$process" || failed=1
-  done
-  ((failed == 0)) || die "one of ${commands[*]} failed, see above"
-}
-
-# on_first_node COMMAND...: data and evaluation are one node's work; the others wait in the next training.
-on_first_node() {
-  ((NODE_RANK > 0)) || NNODES=1 "$@"
-}
-
-# prepare_data: raw data (the tools leave alone what is there) and both token stores.
-prepare_data() {
-  on_first_node tool get_instruction_data.py --data-dir "$EVAL_DATA_DIR"
-  on_first_node once "$DATA_DIR" tools/process_data_dolly.sh
-  if [[ -n "$LM_DATA_DIR" ]] && { dry_run || ! stands "$LM_DATA_DIR"; }; then
-    on_first_node tool get_openwebtext.py --data-dir "$RAW_CORPUS_DIR"
-    on_first_node step tools/process_data_pretrain.sh
-  fi
-}
-
-# evaluate_run CHECKPOINT: the five sets with five seeds.
-evaluate_run() {
-  local options
-  read -ra options <<<"${EVAL_OPTIONS:-}"
-  on_first_node evaluate "$EVALUATION_SETS" "$1" "${options[@]}"
-}
-
-# report "BASELINE..." NAME=CHECKPOINT...: evaluates each, then writes one table and one plot. The table shows the
-# differences to the named baselines, too, with intervals.
-report() {
-  local row baseline name checkpoint sets rows=() runs=() baselines=()
-  read -ra sets <<<"$EVALUATION_SETS"
-  for baseline in $1; do
-    baselines+=(--baseline "$baseline")
-  done
-  for row in "${@:2}"; do
-    name="${row%%=*}" checkpoint="$TRAIN/${row#*=}"
-    evaluate_run "$checkpoint"
-    rows+=(--row "$name=$(evaluation_folder "$checkpoint")")
-    runs+=(--run "$name=$checkpoint")
-  done
-  rows+=(--data-names "${sets[@]}" --max-length "$MAX_LENGTH")
-  on_first_node tool make_results_table.py "${rows[@]}" "${baselines[@]}" \
-    --title "Results of the $FAMILY family" \
-    --command "bash runs/$FAMILY/${0##*/}" \
-    --plot results.png \
-    --save "$RESULTS_DIR/README.md"
-  on_first_node tool plot_results.py "${rows[@]}" "${runs[@]}" --save "$RESULTS_DIR/results.png"
-}
+source "$(dirname "${BASH_SOURCE[0]}")/runs.sh"

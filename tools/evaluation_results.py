@@ -1,6 +1,7 @@
 """Read what `evaluate.py` wrote: the scores of several models on the same test sets with the same seeds."""
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -76,27 +77,44 @@ def add_result_options(parser: ToolParser) -> None:
     parser.add_argument("--data-names", nargs="+", help="test sets; default: all that any row has")
     parser.add_argument("--seeds", nargs="+", type=int, help="default: all that any row has")
     parser.add_argument("--max-length", type=int, default=512, help="the --max-length of the evaluation")
+    parser.add_argument(
+        "--skip-missing", action="store_true", help="leave out models that lack a result, instead of an error"
+    )
 
 
 def open_evaluations(
-    rows: Sequence[tuple[str, str]], data_names: Sequence[str] | None, seeds: Sequence[int] | None, max_length: int
+    rows: Sequence[tuple[str, str]],
+    data_names: Sequence[str] | None,
+    seeds: Sequence[int] | None,
+    max_length: int,
+    skip_missing: bool = False,
 ) -> list[Evaluation]:
-    """Return the named evaluations; every one must hold every set with every seed, else it is an error."""
+    """Return the named evaluations; one that lacks a set or a seed is an error, or is left out with a message."""
     folders = {name: Path(path) for name, path in rows}
     if len(folders) != len(rows):
         raise UserError(f"two rows have one name: {', '.join(name for name, _ in rows)}; name each --row differently")
     for name, folder in folders.items():
-        if not folder.is_dir():
+        if not folder.is_dir() and not skip_missing:
             raise UserError(f"{name}: {folder} does not exist; expected a results folder of evaluate.py")
     found = [path for folder in folders.values() for path in folder.glob(f"*-{max_length}/*/metrics.json")]
     sets = data_names or _in_known_order({path.parent.parent.name.rpartition("-")[0] for path in found})
     chosen = seeds or sorted({int(path.parent.name) for path in found if path.parent.name.isdigit()})
     if not sets or not chosen:
         raise UserError(f"no row has a result of --max-length {max_length}; run evaluate.py first")
-    evaluations = [Evaluation(name, folder, tuple(sets), tuple(chosen), max_length) for name, folder in folders.items()]
-    for evaluation in evaluations:
-        _ = evaluation.scores
-    return evaluations
+    complete = []
+    for name, folder in folders.items():
+        evaluation = Evaluation(name, folder, tuple(sets), tuple(chosen), max_length)
+        try:
+            _ = evaluation.scores
+        except UserError as error:
+            if not skip_missing:
+                raise
+            print(f"left out: {error}", file=sys.stderr)
+        else:
+            complete.append(evaluation)
+    if not complete:
+        raise UserError(f"no row has all of {', '.join(sets)} with the seeds {', '.join(map(str, chosen))}")
+    return complete
 
 
 def _in_known_order(names: set[str]) -> list[str]:

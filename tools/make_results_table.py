@@ -128,12 +128,16 @@ def main() -> None:
     parser.add_argument("--notes-file", type=Path, help="Markdown to put below the tables")
     parser.add_argument("--save", type=Path, required=True, help="Markdown file to write")
     options = parser.parse_args()
-    evaluations = open_evaluations(options.row, options.data_names, options.seeds, options.max_length)
+    evaluations = open_evaluations(
+        options.row, options.data_names, options.seeds, options.max_length, options.skip_missing
+    )
+    left_out = {name for name, _ in options.row} - {evaluation.name for evaluation in evaluations}
+    baselines = [name for name in options.baseline if name not in left_out]
     command = options.command or shlex.join(["python3", *sys.argv])
     notes = options.notes_file.read_text(encoding="utf-8") if options.notes_file else ""
     if options.plot:
         notes = f"![ROUGE-L, and validation while training]({options.plot})\n\n{notes}"
-    text = document(evaluations, options.baseline, options.title, command, notes)
+    text = document(evaluations, baselines, options.title, command, notes)
     with atomic_file(options.save) as temporary:
         temporary.write_text(text, encoding="utf-8")
     print(text)

@@ -145,8 +145,11 @@ def main() -> None:
     parser.add_argument("--title", help="heading")
     parser.add_argument("--save", type=Path, required=True, help="PNG file to write")
     options = parser.parse_args()
-    evaluations = open_evaluations(options.row, options.data_names, options.seeds, options.max_length)
-    runs = {name: read_log(Path(path)) for name, path in options.run}
+    evaluations = open_evaluations(
+        options.row, options.data_names, options.seeds, options.max_length, options.skip_missing
+    )
+    left_out = {name for name, _ in options.row} - {evaluation.name for evaluation in evaluations}
+    runs = {name: read_log(Path(path)) for name, path in options.run if name not in left_out}
     figure = draw(runs, evaluations, options.title)
     with atomic_file(options.save) as temporary:
         figure.savefig(temporary, format="png", dpi=150)

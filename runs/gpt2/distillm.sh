@@ -3,8 +3,6 @@
 set -euo pipefail
 source "$(dirname "$0")/../../scripts/gpt2/common.sh"
 
-start_run
-prepare_teacher "$@"
-prepare_student "$@"
+start_run "teacher student" "$@"
 step distillm/train_0.1B_1.5B.sh "$@"
-evaluate_run distillm/0.1B_1.5B
+report distillm/0.1B_1.5B

@@ -3,9 +3,6 @@
 set -euo pipefail
 source "$(dirname "$0")/../../scripts/gpt2/common.sh"
 
-start_run
-prepare_teacher "$@"
-prepare_student "$@"
-prepare_velocity_field "$@"
+start_run "teacher student velocity_field" "$@"
 step distillm/contra_0.1B_1.5B.sh "$@"
-evaluate_run contra/distillm/0.1B_1.5B
+report contra/distillm/0.1B_1.5B

@@ -3,7 +3,6 @@
 set -euo pipefail
 source "$(dirname "$0")/../../scripts/gpt2/common.sh"
 
-start_run
-prepare_teacher "$@"
+start_run teacher "$@"
 step kd/kd_base.sh "$@"
-evaluate_run kd/base
+report kd/base

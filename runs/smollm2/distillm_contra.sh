@@ -4,7 +4,7 @@
 set -euo pipefail
 source "$(dirname "$0")/../../scripts/smollm2/common.sh"
 
-start_run
+start_run "" "$@"
 step pretrain/heal_student.sh "$@"
 step sft/sft_teacher.sh "$@"
 step sft/sft_student.sh "$@"
@@ -12,8 +12,4 @@ step init/init_student.sh "$@"
 step train_velocity_field.sh "$@"
 step distillm/train.sh "$@"
 step distillm/contra.sh "$@"
-report "SFT DistiLLM" \
-  "Teacher=sft/smollm2-135M" \
-  "SFT=sft/smollm2-64M" \
-  "DistiLLM=distillm/64M_135M" \
-  "DistiLLM + CONTRA=contra/distillm/64M_135M"
+report "${RESULT_ROWS[@]#*=}"

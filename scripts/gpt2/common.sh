@@ -3,29 +3,32 @@
 FAMILY=gpt2
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
-# Base models (Hub ids or folders) and folders; each can be set in the environment.
-TEACHER_BASE="${TEACHER_BASE:-gpt2-xl}"
+TEACHER_BASE="${TEACHER_BASE:-gpt2-xl}" # Hub ids or folders
 STUDENT_BASE="${STUDENT_BASE:-gpt2}"
-RAW_DATA_DIR="${RAW_DATA_DIR:-$BASE_PATH/data/dolly/}"
-RAW_CORPUS_DIR="${RAW_CORPUS_DIR:-$BASE_PATH/data/openwebtext/}"
-DATA_DIR="${DATA_DIR:-$BASE_PATH/processed_data/dolly/full/gpt2/}"
-LM_DATA_DIR="${LM_DATA_DIR-$BASE_PATH/processed_data/openwebtext/gpt2/512/22.87K/}"
-EVAL_DATA_DIR="${EVAL_DATA_DIR:-$BASE_PATH/data/}"
-RESULTS_DIR="${RESULTS_DIR:-$BASE_PATH/results/gpt2}"
-TRAIN="$RESULTS_DIR/train"
-
 MODEL_TYPE=gpt2
-DEV_NUM=1000
-MAX_LENGTH=512
-MAX_PROMPT_LENGTH=256
-EVAL_BATCH_SIZE=64
-PRECISION="${PRECISION:-auto}" # bf16 where the hardware has it, fp16 on older GPUs, else fp32
-DEEPSPEED_CONFIG="${DEEPSPEED_CONFIG-$BASE_PATH/configs/deepspeed/ds_config.json}"
-NUM_DISTILL_LAYERS="${NUM_DISTILL_LAYERS:-6}"
-VELOCITY_N_LAYERS="${VELOCITY_N_LAYERS:-4}"
-VELOCITY_D_MODEL="${VELOCITY_D_MODEL:-1024}"
+source "$(dirname "${BASH_SOURCE[0]}")/../defaults.sh"
 
-# One-time steps of this family's runs; their options are extra options for the training.
+DISTILLATION_OPTIONS=(
+  --batch-size 16
+  --gradient-accumulation-steps 1
+  --eval-batch-size 64
+  --lr 5e-4
+  --epochs 20
+)
+
+RESULT_ROWS=(
+  "Teacher=sft/gpt2-xlarge"
+  "SFT=sft/gpt2-base"
+  "KD=kd/base"
+  "KD + CONTRA=contra/kd/base"
+  "DistiLLM=distillm/0.1B_1.5B"
+  "DistiLLM + CONTRA=contra/distillm/0.1B_1.5B"
+  "FDD=fdd/base"
+  "FDD + CONTRA=contra/fdd/base"
+  "DistiLLM-2=distillm2/v2_base"
+  "DistiLLM-2 + CONTRA=contra/distillm2/0.1B_1.5B"
+)
+
 prepare_teacher() {
   once "${TEACHER_CKPT:-$TRAIN/sft/gpt2-xlarge}" sft/sft_xlarge.sh "$@"
 }
@@ -34,6 +37,17 @@ prepare_student() {
   once "$TRAIN/init/gpt2-base" init/init_base.sh "$@"
 }
 
-prepare_velocity_field() {
-  once "${VELOCITY_FIELD_PATH:-$TRAIN/velocity_field}" train_velocity_field.sh "$@"
+# ablate NAME VARIABLE OPTION...: the velocity field and DistiLLM + CONTRA once more for each of VALUES.
+ablate() {
+  local value
+  start_run "teacher student" "${@:3}"
+  RESULT_ROWS=()
+  for value in $VALUES; do
+    export "$2=$value" VELOCITY_FIELD_PATH="$TRAIN/velocity_field/$1/$value"
+    prepare_velocity_field "${@:3}"
+    SAVE_PATH="$TRAIN/ablation/$1/$value" step distillm/contra_0.1B_1.5B.sh "${@:3}"
+    RESULT_ROWS+=("$1 $value=ablation/$1/$value")
+  done
+  REPORT_DIR="$RESULTS_DIR/ablation/$1"
+  report "${RESULT_ROWS[@]#*=}"
 }

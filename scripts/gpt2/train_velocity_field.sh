@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Stage 1 of CONTRA: the flow from the student's hidden states to the teacher's, on Dolly.
 set -euo pipefail
-source "$(dirname "$0")/./common.sh"
+source "$(dirname "$0")/common.sh"
 
 CKPT="${CKPT:-$TRAIN/init/gpt2-base}"
 TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/gpt2-xlarge}"

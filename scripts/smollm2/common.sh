@@ -18,31 +18,37 @@ SFT_EPOCHS="${SFT_EPOCHS:-$((INIT_EPOCHS + EPOCHS))}" # the baseline: as many st
 FIELD_EPOCHS="${FIELD_EPOCHS:-1}"
 
 # Base models (Hub ids or folders) and folders; each can be set in the environment.
-RESULTS_DIR="${RESULTS_DIR:-$BASE_PATH/results/smollm2}"
 MODELS="${MODELS:-$BASE_PATH/checkpoints/smollm2}"
 TEACHER_BASE="${TEACHER_BASE:-HuggingFaceTB/SmolLM2-135M-Instruct}"
 PRUNED_BASE="${PRUNED_BASE:-$MODELS/smollm2-64M}"
-STUDENT_BASE="${STUDENT_BASE:-$RESULTS_DIR/train/base/smollm2-64M}"
-RAW_DATA_DIR="${RAW_DATA_DIR:-$BASE_PATH/data/dolly}"
-RAW_CORPUS_DIR="${RAW_CORPUS_DIR:-$BASE_PATH/data/openwebtext}"
 EVAL_DATA_DIR="${EVAL_DATA_DIR:-$BASE_PATH/data/smollm2}" # RAW_DATA_DIR with a test set
-DATA_DIR="${DATA_DIR:-$BASE_PATH/processed_data/dolly/full/smollm2/}"
 LM_DATA_DIR="${LM_DATA_DIR-$BASE_PATH/processed_data/openwebtext/smollm2/$CORPUS_LENGTH/}"
-TRAIN="$RESULTS_DIR/train"
-
-MODEL_TYPE=llama
 DEV_NUM="$DEV_ROWS"
-EVAL_BATCH_SIZE=100
-EVALUATION_SETS=dolly
-PRECISION="${PRECISION:-auto}" # bf16 where the hardware has it, else fp32
-DEEPSPEED_CONFIG="${DEEPSPEED_CONFIG-}"
-NUM_DISTILL_LAYERS="${NUM_DISTILL_LAYERS:-6}"
+EVAL_BATCH_SIZE="${EVAL_BATCH_SIZE:-100}"
 VELOCITY_N_LAYERS="${VELOCITY_N_LAYERS:-2}"
 VELOCITY_D_MODEL="${VELOCITY_D_MODEL:-256}"
+DEEPSPEED_CONFIG="${DEEPSPEED_CONFIG-}"
+MODEL_TYPE=llama
+source "$(dirname "${BASH_SOURCE[0]}")/../defaults.sh"
+
+STUDENT_BASE="${STUDENT_BASE:-$TRAIN/base/smollm2-64M}"
+EVALUATION_SETS=dolly
 FAMILY_OPTIONS=(
   --train-num "$TRAIN_ROWS"
   --batch-size 8
   --eval-batch-size 32
+)
+DISTILLATION_OPTIONS=(
+  --lr 5e-4
+  --epochs "$EPOCHS"
+)
+
+BASELINES=(SFT DistiLLM)
+RESULT_ROWS=(
+  "Teacher=sft/smollm2-135M"
+  "SFT=sft/smollm2-64M"
+  "DistiLLM=distillm/64M_135M"
+  "DistiLLM + CONTRA=contra/distillm/64M_135M"
 )
 
 # The data have no default size on disk to stand for: they are processed anew, which takes seconds.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Stage 1 of CONTRA: the flow from the student's hidden states to the teacher's.
 set -euo pipefail
-source "$(dirname "$0")/./common.sh"
+source "$(dirname "$0")/common.sh"
 
 CKPT="${CKPT:-$TRAIN/init/smollm2-64M}"
 TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/smollm2-135M}"

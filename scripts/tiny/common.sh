@@ -10,31 +10,47 @@ WORLD="${WORLD:-$BASE_PATH/data/tiny}"
 MODELS="${MODELS:-$BASE_PATH/checkpoints/tiny}" # with random weights
 RAW_DATA_DIR="${RAW_DATA_DIR:-$WORLD/dolly}"
 RAW_CORPUS_DIR="${RAW_CORPUS_DIR:-$WORLD/openwebtext}"
-DATA_DIR="${DATA_DIR:-$BASE_PATH/processed_data/dolly/full/tiny/}"
+EVAL_DATA_DIR="${EVAL_DATA_DIR:-$WORLD}"
 TEACHER_DATA_DIR="${TEACHER_DATA_DIR:-$BASE_PATH/processed_data/teacher/full/tiny/}" # more rows of the same kind
 LM_DATA_DIR="${LM_DATA_DIR-$BASE_PATH/processed_data/openwebtext/tiny/$CORPUS_LENGTH/}"
-EVAL_DATA_DIR="${EVAL_DATA_DIR:-$WORLD}"
-RESULTS_DIR="${RESULTS_DIR:-$BASE_PATH/results/tiny}"
-TRAIN="$RESULTS_DIR/train"
-TEACHER_BASE="${TEACHER_BASE:-$TRAIN/base/teacher}"
-STUDENT_BASE="${STUDENT_BASE:-$TRAIN/base/student}"
-
-MODEL_TYPE=gpt2
-DEV_NUM=100
-MAX_LENGTH=128
-MAX_PROMPT_LENGTH=64
-EVAL_BATCH_SIZE=256
-PRECISION="${PRECISION:-auto}"
-DEEPSPEED_CONFIG="${DEEPSPEED_CONFIG-}" # none: importing DeepSpeed takes as long as a stage of this run
+DEV_NUM="${DEV_NUM:-100}"
+MAX_LENGTH="${MAX_LENGTH:-128}"
+MAX_PROMPT_LENGTH="${MAX_PROMPT_LENGTH:-64}"
+RESPONSE_LENGTH="${RESPONSE_LENGTH:-64}"
+EVAL_BATCH_SIZE="${EVAL_BATCH_SIZE:-256}"
 NUM_DISTILL_LAYERS="${NUM_DISTILL_LAYERS:-4}"
 VELOCITY_N_LAYERS="${VELOCITY_N_LAYERS:-2}"
 VELOCITY_D_MODEL="${VELOCITY_D_MODEL:-64}"
+DEEPSPEED_CONFIG="${DEEPSPEED_CONFIG-}" # none: importing DeepSpeed takes as long as a stage of this run
+MODEL_TYPE=gpt2
+source "$(dirname "${BASH_SOURCE[0]}")/../defaults.sh"
+
+TEACHER_BASE="${TEACHER_BASE:-$TRAIN/base/teacher}"
+STUDENT_BASE="${STUDENT_BASE:-$TRAIN/base/student}"
 FAMILY_OPTIONS=(
   --batch-size 32
   --eval-batch-size 256
 )
+DISTILLATION_OPTIONS=(
+  --lr 4e-3
+  --epochs 26
+)
+ON_POLICY_OPTIONS+=(
+  --init-threshold 0.3 # all three kinds of rows occur in a short run
+)
 
-# One-time steps of this family's runs; their options are extra options for the training.
+BASELINES=(SFT DistiLLM FDD DistiLLM-2)
+RESULT_ROWS=(
+  "Teacher=sft/teacher"
+  "SFT=sft/student"
+  "DistiLLM=distillm/student"
+  "DistiLLM + CONTRA=contra/distillm/student"
+  "FDD=fdd/student"
+  "FDD + CONTRA=contra/fdd/student"
+  "DistiLLM-2=distillm2/student"
+  "DistiLLM-2 + CONTRA=contra/distillm2/student"
+)
+
 prepare_data() {
   on_first_node step tools/make_world.sh
   on_first_node once "$MODELS/teacher" tools/make_models.sh
@@ -43,9 +59,19 @@ prepare_data() {
   on_first_node once "$LM_DATA_DIR" tools/process_data_pretrain.sh
 }
 
+prepare_models() {
+  together "prepare_teacher prepare_student" "$@"
+}
+
 prepare_teacher() {
   once "$TEACHER_BASE" pretrain/teacher.sh "$@"
   once "${TEACHER_CKPT:-$TRAIN/sft/teacher}" sft/sft_teacher.sh "$@"
+}
+
+prepare_student() {
+  once "$STUDENT_BASE" pretrain/student.sh "$@"
+  prepare_baseline "$@"
+  once "$TRAIN/init/student" init/init_student.sh "$@"
 }
 
 # The baseline is the best of three learning rates on the dev set.
@@ -56,22 +82,4 @@ prepare_baseline() {
     once "$TRAIN/sft/student-$lr" sft/sft_student.sh --lr "$lr" "$@"
   done
   on_first_node tool keep_best_run.py --runs "${runs[@]}" --save "$TRAIN/sft/student"
-}
-
-prepare_student() {
-  once "$STUDENT_BASE" pretrain/student.sh "$@"
-  prepare_baseline "$@"
-  once "$TRAIN/init/student" init/init_student.sh "$@"
-}
-
-prepare_velocity_field() {
-  once "${VELOCITY_FIELD_PATH:-$TRAIN/velocity_field}" train_velocity_field.sh "$@"
-}
-
-distill_plainly() {
-  step distillm/train.sh "$@"
-}
-
-distill_with_contra() {
-  step distillm/contra.sh "$@"
 }

@@ -214,3 +214,16 @@ def test_a_file_that_is_no_log_is_one_clear_line(tmp_path):
         plot_results.read_log(tmp_path)
     with pytest.raises(UserError, match="does not exist"):
         plot_results.read_log(tmp_path / "absent")
+
+
+def test_models_without_results_are_left_out_by_name_when_asked(results, tmp_path, monkeypatch, capsys):
+    (results / "high" / "vicuna-512" / "20" / "metrics.json").unlink()
+    options = (*rows_of(results, "low", "high", "noisy"), "--row", "KD=absent", "--baseline", "KD", "--baseline", "low")
+    run(make_results_table, monkeypatch, *options, "--skip-missing", "--save", tmp_path / "t.md")
+    text = (tmp_path / "t.md").read_text()
+    assert "| low |" in text and "minus low" in text
+    assert "high" not in text and "KD" not in text.split("Made with")[0]
+    messages = capsys.readouterr().err
+    assert "left out: high has no result for vicuna, seed 20" in messages and "left out: KD" in messages
+    with pytest.raises(UserError, match="no row has all of dolly, vicuna"):
+        run(make_results_table, monkeypatch, "--row", f"high={results / 'high'}", "--skip-missing", "--save", "t.md")

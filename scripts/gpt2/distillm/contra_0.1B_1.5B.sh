@@ -8,12 +8,4 @@ TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/gpt2-xlarge}"
 VELOCITY_FIELD_PATH="${VELOCITY_FIELD_PATH:-$TRAIN/velocity_field}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/contra/distillm/0.1B_1.5B}"
 
-options=(
-  --type adaptive-srkl-contra
-  --batch-size 16
-  --gradient-accumulation-steps 1
-  --eval-batch-size 64
-  --lr 5e-4
-  --epochs 20
-)
-distill_contra "${ON_POLICY_OPTIONS[@]}" "${options[@]}" "$@"
+with_contra distill --type adaptive-srkl-contra "${ON_POLICY_OPTIONS[@]}" "$@"

@@ -8,9 +8,4 @@ TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/smollm2-135M}"
 VELOCITY_FIELD_PATH="${VELOCITY_FIELD_PATH:-$TRAIN/velocity_field}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/contra/distillm/64M_135M}"
 
-options=(
-  --type adaptive-srkl-contra
-  --lr 5e-4
-  --epochs "$EPOCHS"
-)
-distill_contra "${ON_POLICY_OPTIONS[@]}" "${options[@]}" "$@"
+with_contra distill --type adaptive-srkl-contra "${ON_POLICY_OPTIONS[@]}" "$@"

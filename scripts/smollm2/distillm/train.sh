@@ -7,9 +7,4 @@ CKPT="${CKPT:-$TRAIN/init/smollm2-64M}"
 TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/smollm2-135M}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/distillm/64M_135M}"
 
-options=(
-  --type adaptive-srkl
-  --lr 5e-4
-  --epochs "$EPOCHS"
-)
-distill "${ON_POLICY_OPTIONS[@]}" "${options[@]}" "$@"
+distill --type adaptive-srkl "${ON_POLICY_OPTIONS[@]}" "$@"

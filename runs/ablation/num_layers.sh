@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# DistiLLM + CONTRA on gpt2 with each number of VALUES as the pairs of layers. Extra options go to every training script.
+set -euo pipefail
+source "$(dirname "$0")/../../scripts/gpt2/common.sh"
+
+VALUES="${VALUES:-2 4 6 8 10}"
+
+ablate num_layers NUM_DISTILL_LAYERS "$@"

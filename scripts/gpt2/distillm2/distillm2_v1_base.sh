@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# DistiLLM-2, version 1: skewed reverse KL on both responses of a pair.
+set -euo pipefail
+source "$(dirname "$0")/../common.sh"
+
+CKPT="${CKPT:-$TRAIN/init/gpt2-base}"
+TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/gpt2-xlarge}"
+SAVE_PATH="${SAVE_PATH:-$TRAIN/distillm2/v1_base}"
+
+distill_pairs --type distillm2-v1 "$@"

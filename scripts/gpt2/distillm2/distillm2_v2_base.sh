@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# DistiLLM-2, version 2: raised on the teacher's response, lowered on the student's own.
+set -euo pipefail
+source "$(dirname "$0")/../common.sh"
+
+CKPT="${CKPT:-$TRAIN/init/gpt2-base}"
+TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/gpt2-xlarge}"
+SAVE_PATH="${SAVE_PATH:-$TRAIN/distillm2/v2_base}"
+
+distill_pairs --type distillm2-v2 --gradual-beta "$@"

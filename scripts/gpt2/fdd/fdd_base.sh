@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# FDD: reverse KL, and what the scheduled layers would say, and how that changes from layer to layer.
+set -euo pipefail
+source "$(dirname "$0")/../common.sh"
+
+CKPT="${CKPT:-$TRAIN/init/gpt2-base}"
+TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/gpt2-xlarge}"
+SAVE_PATH="${SAVE_PATH:-$TRAIN/fdd/base}"
+
+options=(
+  --type rkl-fdd
+  --num-distill-layers "$NUM_DISTILL_LAYERS"
+  --batch-size 8
+  --gradient-accumulation-steps 2
+)
+distill "${options[@]}" "$@"

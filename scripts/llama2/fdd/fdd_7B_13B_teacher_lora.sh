@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# FDD: reverse KL, and what the scheduled layers would say, and how that changes from layer to layer.
+set -euo pipefail
+source "$(dirname "$0")/../common.sh"
+
+CKPT="${CKPT:-$STUDENT_BASE}"
+PEFT_CKPT="${PEFT_CKPT-$TRAIN/init/llama2-7B}"
+TEACHER_CKPT="${TEACHER_CKPT:-$TEACHER_BASE}"
+TEACHER_PEFT_CKPT="${TEACHER_PEFT_CKPT-$TRAIN/sft/llama2-13B}"
+SAVE_PATH="${SAVE_PATH:-$TRAIN/fdd/7B_13B}"
+
+distill --type rkl-fdd --num-distill-layers "$NUM_DISTILL_LAYERS" "$@"

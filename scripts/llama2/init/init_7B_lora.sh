@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Where distillation starts: adapters of the 7B model after three epochs on Dolly.
+set -euo pipefail
+source "$(dirname "$0")/../common.sh"
+
+CKPT="${CKPT:-$STUDENT_BASE}"
+SAVE_PATH="${SAVE_PATH:-$TRAIN/init/llama2-7B}"
+DEEPSPEED_CONFIG="${DEEPSPEED_CONFIG-$ZERO_2}"
+
+options=(
+  --type lm
+  --eval-batch-size 32
+  --lr 5e-4
+  --epochs 3
+)
+finetune "${options[@]}" "$@"

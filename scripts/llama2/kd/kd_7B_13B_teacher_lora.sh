@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Classic distillation by forward KL, with fresh adapters.
+set -euo pipefail
+source "$(dirname "$0")/../common.sh"
+
+CKPT="${CKPT:-$STUDENT_BASE}"
+TEACHER_CKPT="${TEACHER_CKPT:-$TEACHER_BASE}"
+TEACHER_PEFT_CKPT="${TEACHER_PEFT_CKPT-$TRAIN/sft/llama2-13B}"
+SAVE_PATH="${SAVE_PATH:-$TRAIN/kd/7B_13B}"
+DEEPSPEED_CONFIG="${DEEPSPEED_CONFIG-$ZERO_2}"
+
+distill --type kd --lr 1e-5 "$@"

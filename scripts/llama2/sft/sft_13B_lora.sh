@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# The teacher: adapters of the 13B model, fine-tuned on Dolly.
+set -euo pipefail
+source "$(dirname "$0")/../common.sh"
+
+CKPT="${CKPT:-$TEACHER_BASE}"
+SAVE_PATH="${SAVE_PATH:-$TRAIN/sft/llama2-13B}"
+DEEPSPEED_CONFIG="${DEEPSPEED_CONFIG-$ZERO_2}"
+
+options=(
+  --type lm
+  --eval-batch-size 32
+  --lr 5e-4
+  --epochs 10
+)
+finetune "${options[@]}" "$@"

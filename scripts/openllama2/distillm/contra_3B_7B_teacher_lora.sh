@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# DistiLLM + CONTRA.
+set -euo pipefail
+source "$(dirname "$0")/../common.sh"
+
+CKPT="${CKPT:-$STUDENT_BASE}"
+PEFT_CKPT="${PEFT_CKPT-$TRAIN/init/openllama2-3B}"
+TEACHER_CKPT="${TEACHER_CKPT:-$TEACHER_BASE}"
+TEACHER_PEFT_CKPT="${TEACHER_PEFT_CKPT-$TRAIN/sft/openllama2-7B}"
+VELOCITY_FIELD_PATH="${VELOCITY_FIELD_PATH:-$TRAIN/velocity_field}"
+SAVE_PATH="${SAVE_PATH:-$TRAIN/contra/distillm/3B_7B}"
+
+with_contra distill --type adaptive-srkl-contra "${ON_POLICY_OPTIONS[@]}" "$@"

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Stage 1 of CONTRA for DistiLLM-2: on both responses of every pair.
+set -euo pipefail
+source "$(dirname "$0")/../common.sh"
+
+CKPT="${CKPT:-$STUDENT_BASE}"
+PEFT_CKPT="${PEFT_CKPT-$TRAIN/init/openllama2-3B}"
+TEACHER_CKPT="${TEACHER_CKPT:-$TEACHER_BASE}"
+TEACHER_PEFT_CKPT="${TEACHER_PEFT_CKPT-$TRAIN/sft/openllama2-7B}"
+SAVE_PATH="${SAVE_PATH:-$TRAIN/velocity_field/distillm2}"
+
+options=(
+  --eval-batch-size 8
+  --lr 5e-4
+  --epochs 3
+)
+on_pairs train_velocity_field "${options[@]}" "$@"

@@ -1,0 +1,33 @@
+# shellcheck shell=bash
+# The qwen2.5 family: teacher Qwen2.5-1.5B, student Qwen2.5-0.5B. An example of a new pair of models; nothing published.
+FAMILY=qwen2.5
+source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
+
+TEACHER_BASE="${TEACHER_BASE:-Qwen/Qwen2.5-1.5B}" # Hub ids or folders
+STUDENT_BASE="${STUDENT_BASE:-Qwen/Qwen2.5-0.5B}"
+MODEL_TYPE=qwen2
+source "$(dirname "${BASH_SOURCE[0]}")/../defaults.sh"
+
+FAMILY_OPTIONS=(
+  --batch-size 16
+  --eval-batch-size 32
+)
+DISTILLATION_OPTIONS=(
+  --lr 2e-5
+  --epochs 10
+)
+
+RESULT_ROWS=(
+  "Teacher=sft/qwen2.5-1.5B"
+  "SFT=sft/qwen2.5-0.5B"
+  "DistiLLM=distillm/0.5B_1.5B"
+  "DistiLLM + CONTRA=contra/distillm/0.5B_1.5B"
+)
+
+prepare_teacher() {
+  once "${TEACHER_CKPT:-$TRAIN/sft/qwen2.5-1.5B}" sft/sft_1.5B.sh "$@"
+}
+
+prepare_student() {
+  once "$TRAIN/init/qwen2.5-0.5B" init/init_0.5B.sh "$@"
+}

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# DistiLLM: skewed reverse KL, more and more on answers of the student's own.
+set -euo pipefail
+source "$(dirname "$0")/../common.sh"
+
+CKPT="${CKPT:-$TRAIN/init/qwen2.5-0.5B}"
+TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/qwen2.5-1.5B}"
+SAVE_PATH="${SAVE_PATH:-$TRAIN/distillm/0.5B_1.5B}"
+
+distill --type adaptive-srkl "${ON_POLICY_OPTIONS[@]}" "$@"
