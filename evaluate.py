@@ -33,7 +33,7 @@ from distillm.distributed import join_world, leave_world
 from distillm.engine import DTYPES, PRECISIONS, autocast, resolve_precision
 from distillm.generation import DecodingSettings, Generator
 from distillm.metrics import mean_scores, score_rows
-from distillm.models import check_max_length, freeze, load_causal_lm, load_tokenizer
+from distillm.models import check_max_length, freeze, load_causal_lm, load_tokenizer, weight_files
 from distillm.reporting import format_record, run_header
 
 # Prompts that are generated before their results are written: what a killed evaluation loses at most.
@@ -46,7 +46,7 @@ FREE_OPTIONS = {"save", "data_names", "seeds", "eval_batch_size"}
 class EvaluationArguments:
     """What is evaluated on what."""
 
-    model_path: str = option("", "checkpoint: a folder or a hub id")
+    model_path: str = option("", "checkpoint: a folder, a hub id, or an adapter, which names its base model")
     peft_path: str | None = option(None, "adapter, merged into the model at load")
     precision: str = option(
         "auto", "of matrix products; auto: bf16 where the hardware has it, fp16 on older GPUs, else fp32", PRECISIONS
@@ -124,11 +124,6 @@ def open_jobs(arguments: EvaluationArguments, options: dict[str, Any]) -> list[J
             folder = Path(arguments.save) / f"{name}-{arguments.max_length}" / str(seed)
             jobs.append(Job(name, seed, folder, records, header | {"seed": seed, "data_name": name}))
     return jobs
-
-
-def weight_files(path: str) -> list[Path]:
-    """Return the weight files of a local checkpoint; those of a hub id are left to its name."""
-    return sorted(Path(path).glob("*.safetensors")) if path and Path(path).is_dir() else []
 
 
 def is_done(job: Job) -> bool:

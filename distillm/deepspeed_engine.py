@@ -83,10 +83,12 @@ class DeepSpeedEngine:
         return norm
 
     def save_state(self, folder: Path) -> None:
-        self.engine.save_checkpoint(str(folder), tag="state")
+        # With LoRA, the frozen weights are those that every start loads anyway, and a hundred times larger.
+        self.engine.save_checkpoint(str(folder), tag="state", exclude_frozen_parameters=True)
 
     def load_state(self, folder: Path) -> None:
-        path, _ = self.engine.load_checkpoint(str(folder), tag="state")
+        whole = all(parameter.requires_grad for parameter in self.module.parameters())
+        path, _ = self.engine.load_checkpoint(str(folder), tag="state", load_module_strict=whole)
         if path is None:
             raise UserError(f"{folder} holds no DeepSpeed state; start again with --resume never")
 

@@ -1,5 +1,6 @@
 """Student and teacher: any Hugging Face causal LM, plain or with LoRA, seen as body + head."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from transformers.utils import logging as transformers_logging
 from data_utils.batching import TokenBatch
 from data_utils.errors import UserError
 from data_utils.store_meta import describe_tokenizer
+
+ADAPTER_CONFIG = "adapter_config.json"
 
 transformers_logging.disable_progress_bar()  # a bar a weight shard is noise between our own bars
 
@@ -49,6 +52,16 @@ class SplitModel:
         with self._capture(captured):
             output = self.body(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
         return HiddenStates(output.last_hidden_state, [captured[layer] for layer in self.layers])
+
+    def cut_vocabulary(self, size: int) -> None:
+        """Score the first `size` vocabulary entries only; the model itself stays whole."""
+        whole = self.head
+        assert isinstance(whole, nn.Linear) and size <= self.vocab_size
+        head = nn.Linear(whole.in_features, size, bias=whole.bias is not None, device="meta")
+        head.weight = nn.Parameter(whole.weight[:size], requires_grad=False)
+        if whole.bias is not None:
+            head.bias = nn.Parameter(whole.bias[:size], requires_grad=False)
+        self.head, self.vocab_size = head, size
 
     @contextmanager
     def _capture(self, captured: dict[int, Tensor]) -> Iterator[None]:
@@ -92,8 +105,23 @@ def find_blocks(body: nn.Module, num_layers: int) -> nn.ModuleList:
     raise UserError(f"{type(body).__name__} has no list of {num_layers} blocks; its layers cannot be scheduled")
 
 
+def split_checkpoint(path: str, adapter_path: str | None = None) -> tuple[str, str | None]:
+    """Return base model and adapter; a path that is an adapter names its base model itself."""
+    file = Path(path) / ADAPTER_CONFIG
+    if adapter_path is not None or not file.is_file() or (Path(path) / "config.json").exists():
+        return path, adapter_path
+    try:
+        base = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is broken: it names no base model") from error
+    if not isinstance(base, str) or not base:
+        raise UserError(f"{file} names no base model; give the base model and this folder as its adapter")
+    return base, path
+
+
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """Load a tokenizer; without a padding token it pads with EOS (padding is masked everywhere)."""
+    path, _ = split_checkpoint(path)
     _check_folder(path, "config.json")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
@@ -114,12 +142,15 @@ def load_causal_lm(
 ) -> nn.Module:
     """Load a causal LM from a folder or the hub; an adapter is merged into the weights unless it is to be trained.
 
+    A `path` that is itself an adapter stands for its base model with it.
+
     Raises:
         UserError: the path is no checkpoint, or its files are broken or of another shape.
     """
+    path, adapter_path = split_checkpoint(path, adapter_path)
     _check_folder(path, "config.json")
     if adapter_path is not None:
-        _check_folder(adapter_path, "adapter_config.json")
+        _check_folder(adapter_path, ADAPTER_CONFIG)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True)
         model, report = loaded
@@ -162,6 +193,7 @@ def enable_gradient_checkpointing(model: nn.Module) -> None:
 
 def check_model_type(path: str, expected: str) -> None:
     """Raise unless the checkpoint's architecture is the one the script says."""
+    path, _ = split_checkpoint(path)
     _check_folder(path, "config.json")
     try:
         found = AutoConfig.from_pretrained(path).model_type
@@ -171,13 +203,28 @@ def check_model_type(path: str, expected: str) -> None:
         raise UserError(f"{path} is a {found} model, --model-type says {expected}; pass --model-type {found}")
 
 
-def check_same_vocabulary(student: SplitModel, teacher: SplitModel) -> None:
-    """Raise unless both models score the same vocabulary entries."""
-    if student.vocab_size != teacher.vocab_size:
+def match_vocabulary(student: SplitModel, teacher: SplitModel, tokenizer_size: int) -> None:
+    """Make the teacher score the student's vocabulary entries; both models have one tokenizer.
+
+    Sizes of one family differ by padding: entries that no token has. A teacher loses those that the student lacks. The
+    student keeps all of its own, since entries without a gradient would drift and be generated; so it may not be the
+    larger one.
+
+    Raises:
+        UserError: the teacher has fewer entries than the student, or the student fewer than the tokenizer.
+    """
+    if student.vocab_size < tokenizer_size:
         raise UserError(
-            f"the student scores {student.vocab_size} vocabulary entries, the teacher {teacher.vocab_size}; "
-            "distillation compares them entry by entry, so choose two models of one tokenizer"
+            f"the student scores {student.vocab_size} vocabulary entries, its tokenizer has {tokenizer_size}; "
+            "enlarge the model's embeddings, or use the tokenizer that belongs to it"
         )
+    if teacher.vocab_size < student.vocab_size:
+        raise UserError(
+            f"the student scores {student.vocab_size} vocabulary entries, the teacher only {teacher.vocab_size}; "
+            "distillation compares them entry by entry, so choose a teacher with at least as many"
+        )
+    if teacher.vocab_size > student.vocab_size:
+        teacher.cut_vocabulary(student.vocab_size)
 
 
 def check_max_length(config: Any, max_length: int) -> None:
@@ -195,6 +242,11 @@ def check_same_tokenizer(student_path: str, teacher_path: str) -> None:
             f"the tokenizers of {student_path} and {teacher_path} differ; distillation compares the two models "
             "id by id, so choose two models of one tokenizer"
         )
+
+
+def weight_files(path: str) -> list[Path]:
+    """Return the weight files of a local checkpoint; those of a hub id are left to its name."""
+    return sorted(Path(path).glob("*.safetensors")) if path and Path(path).is_dir() else []
 
 
 def freeze(model: nn.Module) -> nn.Module:

@@ -13,7 +13,7 @@ from data_utils.errors import UserError
 from data_utils.instructions import InstructionDataset
 from data_utils.randomness import keyed_seed
 from data_utils.response_pairs import Pair, PairDataset, collate_pairs
-from data_utils.store_meta import check_tokenizer
+from data_utils.store_meta import check_tokenizer, vocabulary_size
 from distillm.arguments import DataArguments, ModelArguments, TrainingArguments
 from distillm.batches import StepBatches, StepShape
 from distillm.distributed import World
@@ -24,18 +24,21 @@ from distillm.models import (
     check_max_length,
     check_model_type,
     check_same_tokenizer,
-    check_same_vocabulary,
     enable_gradient_checkpointing,
     freeze,
     load_causal_lm,
+    load_tokenizer,
+    match_vocabulary,
+    split_checkpoint,
 )
 
 
 def load_student(arguments: ModelArguments, world: World) -> SplitModel:
     """Load the model to train, in fp32, with adapters when asked for."""
     check_model_type(arguments.model_path, arguments.model_type)
-    model = load_causal_lm(arguments.model_path, adapter_path=arguments.peft_path, trainable_adapter=True)
-    if arguments.peft == "lora" and arguments.peft_path is None:
+    base, adapter = split_checkpoint(arguments.model_path, arguments.peft_path)
+    model = load_causal_lm(base, adapter_path=adapter, trainable_adapter=True)
+    if arguments.peft == "lora" and adapter is None:
         model = add_lora(model, arguments.peft_lora_r, arguments.peft_lora_alpha, arguments.peft_lora_dropout)
     if arguments.gradient_checkpointing:
         enable_gradient_checkpointing(model)
@@ -50,9 +53,12 @@ def load_teacher(arguments: ModelArguments, student: SplitModel, precision: str,
         raise UserError("this --type learns from a teacher; give --teacher-model-path")
     model = load_causal_lm(arguments.teacher_model_path, DTYPES[precision], adapter_path=arguments.teacher_peft_path)
     teacher = SplitModel(freeze(model).to(world.device))
-    check_same_vocabulary(student, teacher)
-    check_same_tokenizer(arguments.model_path, arguments.teacher_model_path)
     teacher.check_head(world.device)
+    check_same_tokenizer(arguments.model_path, arguments.teacher_model_path)
+    if teacher.vocab_size > student.vocab_size and world.is_main:
+        sizes = f"{teacher.vocab_size} entries to the student's {student.vocab_size}"
+        print(f"the teacher's vocabulary is cut from {sizes}: the rest is padding")
+    match_vocabulary(student, teacher, vocabulary_size(load_tokenizer(arguments.model_path)))
     return teacher
 
 

@@ -32,6 +32,8 @@ PACKAGES = {
     "tqdm": "tqdm",
     "matplotlib": "matplotlib",
     "gguf": "gguf",
+    "sentencepiece": "sentencepiece",
+    "google.protobuf": "protobuf",
 }
 SLOW_TO_IMPORT = {"deepspeed", "datasets"}  # seconds each; that they are there is enough
 

@@ -4,7 +4,8 @@
         --output data/distillm2/gpt2/generated_train_teacher.jsonl
 
 Output: one line a row of the input, in order: `prompt`, `generated_text`. Under torchrun every rank answers its share.
-A killed run continues with the first row that it had not written. `--vllm` uses vLLM, where that is installed.
+A killed run continues with the first row that it had not written; `<output>.args.json` says what it was made of, so
+that other options, weights or prompts are refused. `--vllm` uses vLLM, where that is installed.
 """
 
 import json
@@ -18,11 +19,12 @@ from typing import Any, Protocol
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_utils.errors import UserError, run_as_script
-from data_utils.files import fsync_path
+from data_utils.files import fsync_path, write_json
 from data_utils.instructions import read_jsonl
 from data_utils.prompts import encode_prompt, format_prompt
 from distillm.arguments import (
     DecodingArguments,
+    merged,
     option,
     parse_arguments,
     require_count,
@@ -32,11 +34,13 @@ from distillm.arguments import (
 from distillm.distributed import World, join_world, leave_world
 from distillm.engine import DTYPES, PRECISIONS, autocast, resolve_precision
 from distillm.generation import DecodingSettings, Generator
-from distillm.models import freeze, load_causal_lm, load_tokenizer
-from distillm.reporting import progress
+from distillm.models import freeze, load_causal_lm, load_tokenizer, weight_files
+from distillm.reporting import progress, run_header
 
 # Batches on every rank between two writes: what a killed run loses at most.
 BATCHES_PER_ROUND = 4
+# Options that change no response.
+FREE_OPTIONS = {"output", "eval_batch_size"}
 
 
 @dataclass
@@ -45,7 +49,7 @@ class ResponseArguments:
 
     data: str = option("", "instruction file (jsonl)")
     output: str = option("", "file to write (jsonl)")
-    model_path: str = option("", "checkpoint: a folder or a hub id")
+    model_path: str = option("", "checkpoint: a folder, a hub id, or an adapter, which names its base model")
     peft_path: str | None = option(None, "adapter, merged into the model at load")
     precision: str = option(
         "auto", "of matrix products; auto: bf16 where the hardware has it, fp16 on older GPUs, else fp32", PRECISIONS
@@ -76,15 +80,20 @@ class Responder(Protocol):
 def main() -> None:
     (arguments, decoding), _ = parse_arguments([ResponseArguments, DecodingArguments], __doc__ or "")
     prompts = read_prompts(arguments)
-    output = Path(arguments.output)
+    output, partial, record = (Path(arguments.output + ending) for ending in ("", ".partial", ".args.json"))
+    header = describe(arguments, decoding)
+    if output.exists() or partial.exists():
+        check_same_responses(record, header, output)
     if output.exists():
         print(f"{output} stands: nothing to do")
         return
     world = join_world()
-    partial = output.with_name(output.name + ".partial")
     done = resume(partial, prompts, world)
     make = vllm_responder if arguments.vllm else transformers_responder
     respond = make(arguments, decoding, world)
+    if world.is_main:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_json(record, header)
     bar = progress(total=len(prompts), initial=done, desc="responses", rank=world.rank)
     for rows in rounds(done, len(prompts), arguments.eval_batch_size * world.size * BATCHES_PER_ROUND):
         texts = respond([prompts[row] for row in rows], rows)
@@ -104,6 +113,30 @@ def read_prompts(arguments: ResponseArguments) -> list[str]:
     if not prompts:
         raise UserError(f"{arguments.data} holds no record")
     return prompts if arguments.train_num == -1 else prompts[: arguments.train_num]
+
+
+def describe(arguments: ResponseArguments, decoding: DecodingArguments) -> dict[str, Any]:
+    """Return all that the responses depend on: options, and the hashes of the prompts and the weights."""
+    options = {name: value for name, value in merged([arguments, decoding]).items() if name not in FREE_OPTIONS}
+    files = [*weight_files(arguments.model_path), *weight_files(arguments.peft_path or ""), Path(arguments.data)]
+    return run_header(options, seed=arguments.seed, global_batch_size=arguments.eval_batch_size, data_files=files)
+
+
+def check_same_responses(record: Path, header: dict[str, Any], output: Path) -> None:
+    """Raise if an output, finished or not, is of other options, weights or prompts; one without a record is trusted."""
+    if not record.exists():
+        return
+    try:
+        saved = json.loads(record.read_text(encoding="utf-8"))
+        before, now = (entry["arguments"] | entry["data"] for entry in (saved, header))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{record} is broken; remove it and {output}* to start again") from error
+    for name in [*now, *(before.keys() - now.keys())]:
+        if before.get(name) != now.get(name):
+            raise UserError(
+                f"{output} holds responses with {name} {before.get(name)}, this run has {now.get(name)}; "
+                "remove it, or choose another --output"
+            )
 
 
 def resume(partial: Path, prompts: list[str], world: World) -> int:
@@ -132,7 +165,6 @@ def rounds(first: int, last: int, size: int) -> Iterator[list[int]]:
 
 def append(path: Path, records: list[dict[str, Any]]) -> None:
     """Append lines and flush them to disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as file:
         file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     fsync_path(path)

@@ -234,12 +234,12 @@ def test_a_checkpoint_without_tokenizer(world, refused, tmp_path):
 @pytest.mark.parametrize("stage", [1, 2])
 def test_teacher_and_student_of_different_vocabularies(stage, world, refused, tmp_path):
     save = tmp_path / "save"
-    extra = ["--teacher-model-path", world.foreign_teacher]
+    extra = ["--model-path", world.foreign_teacher, "--teacher-model-path", world.teacher]
     size = json.loads((world.student / "config.json").read_text())["vocab_size"]
     main, options = finetune.main, world.training(save, *extra, type="kd")
     if stage == 1:
         main, options = train_velocity_field.main, world.stage_1(save, *extra)
-    refused(main, options, save, "vocabulary", size, size + 8)
+    refused(main, options, save, "vocabulary", size + 8, size)
 
 
 def test_a_missing_velocity_field(world, refused, tmp_path):

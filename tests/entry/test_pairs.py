@@ -122,10 +122,25 @@ def test_what_an_interrupted_run_wrote_of_other_prompts_is_refused(responses, an
 
 def test_responses_that_stand_are_left_alone(responses, answering, run, contents):
     before = contents(responses)
-    outcome = run(generate_responses.main, answering(responses / "generated_train_teacher.jsonl"))
+    output = responses / "generated_train_student.jsonl"
+    outcome = run(generate_responses.main, answering(output, "--eval-batch-size", 3))
     assert (outcome.status, outcome.err) == (0, "")
     assert outcome.out.endswith("nothing to do\n")
     assert contents(responses) == before
+
+
+@pytest.mark.parametrize("unfinished", [True, False])
+def test_bug_responses_of_other_options_or_weights_are_refused_not_taken(
+    unfinished, responses, answering, refused, world, tmp_path
+):
+    """They were recognised by their prompts alone, which every model shares."""
+    output = tmp_path / "out.jsonl"
+    for ending in ("", ".args.json"):
+        shutil.copy(responses / f"generated_train_student.jsonl{ending}", tmp_path / f"out.jsonl{ending}")
+    if unfinished:
+        output.rename(tmp_path / "out.jsonl.partial")
+    refused(generate_responses.main, answering(output, "--top-p", 0.5), tmp_path, "top_p 1.0", "0.5", output)
+    refused(generate_responses.main, answering(output, model=world.teacher), tmp_path, "model_path", world.teacher)
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,13 @@ from distillm.models import (
     SplitModel,
     add_lora,
     check_model_type,
-    check_same_vocabulary,
     enable_gradient_checkpointing,
     find_blocks,
     freeze,
     load_causal_lm,
     load_tokenizer,
+    match_vocabulary,
+    split_checkpoint,
 )
 from tests.runtime.tiny import ALONE, VOCABULARY, make_batch, make_gpt2, make_llama, make_rows
 
@@ -219,11 +220,25 @@ def test_a_checkpoint_of_another_type_than_the_option_says_is_refused(llama_fold
     assert_one_line(error, llama_folder, "llama", "gpt2")
 
 
-def test_models_of_two_vocabularies_are_refused():
-    student, teacher = SplitModel(make_gpt2(16, 2)), SplitModel(make_gpt2(16, 2, vocabulary=VOCABULARY + 1))
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_teacher_with_more_padding_is_cut_to_the_entries_of_the_student(tied):
+    teacher = SplitModel(make_gpt2(16, 2, vocabulary=VOCABULARY + 8))
+    if not tied:
+        teacher.head.weight = torch.nn.Parameter(teacher.head.weight.detach().clone())
+    whole = teacher.head(teacher.forward(BATCH).last)
+    match_vocabulary(SplitModel(make_gpt2(16, 2)), teacher, VOCABULARY - 3)
+    assert teacher.vocab_size == VOCABULARY
+    torch.testing.assert_close(teacher.head(teacher.forward(BATCH).last), whole[..., :VOCABULARY])
+    assert teacher.model.get_output_embeddings().weight.shape[0] == VOCABULARY + 8
+
+
+@pytest.mark.parametrize(("teacher_size", "tokenizer_size"), [(VOCABULARY - 1, 40), (VOCABULARY, VOCABULARY + 2)])
+def test_vocabularies_that_do_not_cover_the_student_or_the_tokenizer_are_refused(teacher_size, tokenizer_size):
+    """A student entry without a gradient would drift, and be generated."""
+    student, teacher = SplitModel(make_gpt2(16, 2)), SplitModel(make_gpt2(16, 2, vocabulary=teacher_size))
     with pytest.raises(UserError) as error:
-        check_same_vocabulary(student, teacher)
-    assert_one_line(error, VOCABULARY, VOCABULARY + 1)
+        match_vocabulary(student, teacher, tokenizer_size)
+    assert_one_line(error, VOCABULARY, teacher_size if teacher_size < VOCABULARY else tokenizer_size)
 
 
 def test_a_tokenizer_without_padding_pads_with_eos(llama_folder):
@@ -249,6 +264,43 @@ def test_a_merged_adapter_gives_the_logits_of_the_adapted_model(llama_folder, ad
     assert not any("lora" in name for name, _ in merged.named_parameters())
     teacher = SplitModel(freeze(merged), [1])
     torch.testing.assert_close(teacher.head(teacher.forward(BATCH).last)[REAL], logits(merged))
+
+
+def test_an_adapter_given_as_a_model_stands_for_its_base_model_with_it(llama_folder, adapter_folder, tmp_path):
+    folder = shutil.copytree(adapter_folder, tmp_path / "adapter")
+    file = folder / "adapter_config.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps(settings | {"base_model_name_or_path": str(llama_folder)}))
+    expected = load_causal_lm(str(llama_folder), adapter_path=str(adapter_folder))
+    torch.testing.assert_close(logits(load_causal_lm(str(folder))), logits(expected), rtol=0, atol=0)
+    assert load_tokenizer(str(folder)).get_vocab() == load_tokenizer(str(llama_folder)).get_vocab()
+    check_model_type(str(folder), "llama")
+    for broken in ("{", json.dumps(settings | {"base_model_name_or_path": None})):
+        file.write_text(broken)
+        with pytest.raises(UserError, match="names no base model"):
+            load_causal_lm(str(folder))
+    assert split_checkpoint("hub/id", "adapter") == ("hub/id", "adapter")
+
+
+def test_bug_a_tokenizer_that_is_a_sentencepiece_model_and_nothing_else_loads(llama_folder, tmp_path):
+    """As OpenLLaMA's on the Hub; without the packages sentencepiece and protobuf it did not."""
+    import sentencepiece
+
+    (tmp_path / "text").write_text("the cat sat on the mat, and the dog ate the rat\n" * 20)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "text"),
+        model_prefix=str(tmp_path / "tokenizer"),
+        model_type="bpe",
+        vocab_size=300,
+        byte_fallback=True,
+        minloglevel=2,
+    )
+    shutil.copy(llama_folder / "config.json", tmp_path)
+    settings = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "bos_token": "<s>", "eos_token": "</s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {"unk_token": "<unk>"}))
+    tokenizer = load_tokenizer(str(tmp_path))
+    ids = tokenizer("the cat\n\nsat").input_ids
+    assert ids[0] == tokenizer.bos_token_id and tokenizer.decode(ids, skip_special_tokens=True) == "the cat\n\nsat"
 
 
 def test_a_student_adapter_goes_on_training_and_its_base_stays(llama_folder, adapter_folder):
