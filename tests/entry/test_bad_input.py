@@ -305,7 +305,7 @@ def test_an_adapter_that_is_none(world, refused, tmp_path):
 def test_a_real_process_says_one_line(script, world, tmp_path):
     save = tmp_path / "save"
     words = {
-        "finetune.py": world.training(save, "--teacher-model-path", world.foreign_teacher, type="kd"),
+        "finetune.py": world.training(save, "--model-path", world.foreign_teacher, type="kd"),
         "evaluate.py": world.evaluation(save, "--data-dir", tmp_path / "nowhere"),
     }[script]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
