@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034 # read by lib.sh, runs.sh and the scripts
 # Every path and size that a family's common.sh may leave to the rule; each can be set in the environment.
 
 RAW_DATA_DIR="${RAW_DATA_DIR:-$BASE_PATH/data/dolly/}"

@@ -148,6 +148,7 @@ answer() {
 
 # generate_pairs OPTION...: TEACHER_CKPT and CKPT each answer every prompt of RAW_DATA_DIR/{train,dev}.jsonl, in
 # RESPONSE_DIR; joined row by row they become the response pairs SAVE_PATH.
+# shellcheck disable=SC2153 # SAVE_PATH is the script's, no misspelt BASE_PATH
 generate_pairs() {
   local split
   require_model TEACHER_CKPT
@@ -163,18 +164,10 @@ generate_pairs() {
 # These read the path variables CKPT, TEACHER_CKPT, DATA_DIR, LM_DATA_DIR, PAIR_DATA_DIR, VELOCITY_FIELD_PATH, SAVE_PATH,
 # and with LoRA PEFT_CKPT, the adapter that goes on training (none: a fresh one), and TEACHER_PEFT_CKPT.
 
-# What a family adds to every training, and to every distillation; a script says what differs.
+# What a family adds to every training, every distillation, every velocity field; a script says what differs.
 FAMILY_OPTIONS=()
 DISTILLATION_OPTIONS=()
-
-# shellcheck disable=SC2034
-LORA_OPTIONS=(
-  --peft lora
-  --peft-lora-r 16
-  --peft-lora-alpha 64
-  --peft-lora-dropout 0.1
-  --gradient-checkpointing
-)
+FIELD_OPTIONS=()
 
 # start_training ENTRY_SCRIPT OPTION...: from CKPT, on DATA_DIR, with the options that every training script shares.
 # shellcheck disable=SC2153 # SAVE_PATH is the script's, no misspelt BASE_PATH
@@ -298,6 +291,7 @@ train_velocity_field() {
     --velocity-n-layers "$VELOCITY_N_LAYERS" \
     --velocity-d-model "$VELOCITY_D_MODEL" \
     --num-distill-layers "$NUM_DISTILL_LAYERS" \
+    "${FIELD_OPTIONS[@]}" \
     "$@"
 }
 

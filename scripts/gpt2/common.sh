@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034 # read by lib.sh, runs.sh and the family's scripts
 # The gpt2 family: teacher gpt2-xl (1.5B), student gpt2 (0.1B).
 FAMILY=gpt2
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
@@ -14,6 +15,11 @@ DISTILLATION_OPTIONS=(
   --eval-batch-size 64
   --lr 5e-4
   --epochs 20
+)
+FIELD_OPTIONS=(
+  --eval-batch-size 32
+  --lr 5e-4
+  --epochs 3
 )
 
 RESULT_ROWS=(

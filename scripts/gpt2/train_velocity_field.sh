@@ -7,11 +7,4 @@ CKPT="${CKPT:-$TRAIN/init/gpt2-base}"
 TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/gpt2-xlarge}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/velocity_field}"
 
-options=(
-  --batch-size 8
-  --gradient-accumulation-steps 1
-  --eval-batch-size 32
-  --lr 5e-4
-  --epochs 3
-)
-train_velocity_field "${options[@]}" "$@"
+train_velocity_field --batch-size 8 "$@"

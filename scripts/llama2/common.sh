@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034 # read by lib.sh, runs.sh and the family's scripts
 # The llama2 family: teacher LLaMA-2 13B, student LLaMA-2 7B, both with LoRA.
 FAMILY=llama2
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
@@ -8,16 +9,11 @@ STUDENT_BASE="${STUDENT_BASE:-meta-llama/Llama-2-7b-hf}"
 MODEL_TYPE=llama
 VELOCITY_D_MODEL="${VELOCITY_D_MODEL:-3200}"
 source "$(dirname "${BASH_SOURCE[0]}")/../defaults.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/../lora.sh"
 
-FAMILY_OPTIONS=(
-  "${LORA_OPTIONS[@]}"
-  --batch-size 16
-  --gradient-accumulation-steps 1
-)
-DISTILLATION_OPTIONS=(
-  --eval-batch-size 32
-  --lr 5e-4
-  --epochs 10
+PAIR_OPTIONS+=(
+  --generate-sgo-interval 4
+  --seed 31
 )
 
 RESULT_ROWS=(

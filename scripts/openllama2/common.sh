@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034 # read by lib.sh, runs.sh and the family's scripts
 # The openllama2 family: teacher OpenLLaMA-v2 7B, student OpenLLaMA-v2 3B, both with LoRA.
 FAMILY=openllama2
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
@@ -8,17 +9,7 @@ STUDENT_BASE="${STUDENT_BASE:-openlm-research/open_llama_3b_v2}"
 MODEL_TYPE=llama
 VELOCITY_D_MODEL="${VELOCITY_D_MODEL:-2400}"
 source "$(dirname "${BASH_SOURCE[0]}")/../defaults.sh"
-
-FAMILY_OPTIONS=(
-  "${LORA_OPTIONS[@]}"
-  --batch-size 16
-  --gradient-accumulation-steps 1
-)
-DISTILLATION_OPTIONS=(
-  --eval-batch-size 32
-  --lr 5e-4
-  --epochs 10
-)
+source "$(dirname "${BASH_SOURCE[0]}")/../lora.sh"
 
 RESULT_ROWS=(
   "Teacher=sft/openllama2-7B"

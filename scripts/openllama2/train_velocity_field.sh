@@ -9,9 +9,4 @@ TEACHER_CKPT="${TEACHER_CKPT:-$TEACHER_BASE}"
 TEACHER_PEFT_CKPT="${TEACHER_PEFT_CKPT-$TRAIN/sft/openllama2-7B}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/velocity_field}"
 
-options=(
-  --eval-batch-size 8
-  --lr 5e-4
-  --epochs 3
-)
-train_velocity_field "${options[@]}" "$@"
+train_velocity_field "$@"

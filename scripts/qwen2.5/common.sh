@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034 # read by lib.sh, runs.sh and the family's scripts
 # The qwen2.5 family: teacher Qwen2.5-1.5B, student Qwen2.5-0.5B. An example of a new pair of models; nothing published.
 FAMILY=qwen2.5
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
@@ -15,6 +16,10 @@ FAMILY_OPTIONS=(
 DISTILLATION_OPTIONS=(
   --lr 2e-5
   --epochs 10
+)
+FIELD_OPTIONS=(
+  --lr 5e-4
+  --epochs 3
 )
 
 RESULT_ROWS=(

@@ -7,8 +7,4 @@ CKPT="${CKPT:-$TRAIN/init/qwen2.5-0.5B}"
 TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/qwen2.5-1.5B}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/velocity_field}"
 
-options=(
-  --lr 5e-4
-  --epochs 3
-)
-train_velocity_field "${options[@]}" "$@"
+train_velocity_field "$@"

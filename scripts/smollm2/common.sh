@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034 # read by lib.sh, runs.sh and the family's scripts
 # The smollm2 family: a real pretrained model on a CPU. Teacher SmolLM2-135M-Instruct (30 blocks), student 10 of its blocks.
 FAMILY=smollm2
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
@@ -41,6 +42,10 @@ FAMILY_OPTIONS=(
 DISTILLATION_OPTIONS=(
   --lr 5e-4
   --epochs "$EPOCHS"
+)
+FIELD_OPTIONS=(
+  --lr 5e-4
+  --epochs "$FIELD_EPOCHS"
 )
 
 BASELINES=(SFT DistiLLM)

@@ -7,8 +7,4 @@ CKPT="${CKPT:-$TRAIN/init/smollm2-64M}"
 TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/smollm2-135M}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/velocity_field}"
 
-options=(
-  --lr 5e-4
-  --epochs "$FIELD_EPOCHS"
-)
-train_velocity_field "${options[@]}" "$@"
+train_velocity_field "$@"

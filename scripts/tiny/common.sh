@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034 # read by lib.sh, runs.sh and the family's scripts
 # The tiny family: an invented world, its tokenizer, a teacher and a student that train on a CPU in minutes.
 FAMILY=tiny
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
@@ -34,6 +35,10 @@ FAMILY_OPTIONS=(
 DISTILLATION_OPTIONS=(
   --lr 4e-3
   --epochs 26
+)
+FIELD_OPTIONS=(
+  --lr 2e-3
+  --epochs 3
 )
 ON_POLICY_OPTIONS+=(
   --init-threshold 0.3 # all three kinds of rows occur in a short run

@@ -7,8 +7,4 @@ CKPT="${CKPT:-$TRAIN/init/student}"
 TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/teacher}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/velocity_field}"
 
-options=(
-  --lr 2e-3
-  --epochs 3
-)
-train_velocity_field "${options[@]}" "$@"
+train_velocity_field "$@"

@@ -35,7 +35,12 @@ CONTRA = {
     "velocity-update-interval": 1,
     "num-distill-layers": 6,
 }
-INIT = "./results/gpt2/train/init/gpt2-base"
+PAIRS = {
+    "data-dir": "./data/distillm2/gpt2/formatted",
+    "gt-data-dir": "./processed_data/dolly/full/gpt2/",
+}
+TRAIN = "./results/gpt2/train"
+INIT = f"{TRAIN}/init/gpt2-base"
 
 # script: (start, batch size, accumulation, eval batch size, lr, epochs, type, save, flags, what else)
 TABLE = {
@@ -56,6 +61,31 @@ TABLE = {
         (INIT, 16, 1, 64, 5e-4, 20, "adaptive-srkl", "distillm/0.1B_1.5B"),
         set(),
         DISTILLATION | ON_POLICY,
+    ),
+    "fdd/fdd_base.sh": (
+        (INIT, 8, 2, 64, 5e-4, 20, "rkl-fdd", "fdd/base"),
+        set(),
+        DISTILLATION | {"num-distill-layers": 6},
+    ),
+    "fdd/contra_base.sh": (
+        (INIT, 8, 2, 64, 5e-4, 20, "rkl-contra-fdd", "contra/fdd/base"),
+        set(),
+        DISTILLATION | CONTRA,
+    ),
+    "distillm2/distillm2_v1_base.sh": (
+        (INIT, 16, 1, 64, 5e-4, 20, "distillm2-v1", "distillm2/v1_base"),
+        set(),
+        DISTILLATION | PAIRS,
+    ),
+    "distillm2/distillm2_v2_base.sh": (
+        (INIT, 16, 1, 64, 5e-4, 20, "distillm2-v2", "distillm2/v2_base"),
+        {"gradual-beta"},
+        DISTILLATION | PAIRS,
+    ),
+    "distillm2/contra_0.1B_1.5B.sh": (
+        (INIT, 16, 1, 64, 5e-4, 20, "distillm2-v2-contra", "contra/distillm2/0.1B_1.5B"),
+        {"gradual-beta"},
+        DISTILLATION | PAIRS | CONTRA | {"velocity-field-path": "./results/gpt2/train/velocity_field/distillm2"},
     ),
     "distillm/contra_0.1B_1.5B.sh": (
         (INIT, 16, 1, 64, 5e-4, 20, "adaptive-srkl-contra", "contra/distillm/0.1B_1.5B"),
@@ -86,17 +116,24 @@ def test_a_training_script_has_the_values_of_the_recipe(script):
     assert_options(command, expected, SHARED_FLAGS | {"do-sample", "deepspeed"} | flags)
 
 
-def test_the_velocity_field_has_the_values_of_the_recipe():
-    (command,) = dry_run("scripts/gpt2/train_velocity_field.sh", ".", "2012", "1")
+@pytest.mark.parametrize(
+    ("script", "data", "batch_size", "save"),
+    [
+        ("train_velocity_field.sh", SHARED["data-dir"], 8, "velocity_field"),
+        ("distillm2/train_velocity_field_distillm2.sh", PAIRS["data-dir"], 16, "velocity_field/distillm2"),
+    ],
+)
+def test_the_velocity_field_has_the_values_of_the_recipe(script, data, batch_size, save):
+    (command,) = dry_run(f"scripts/gpt2/{script}", ".", "2012", "1")
     expected = SHARED | {
         "model-path": INIT,
         "teacher-model-path": DISTILLATION["teacher-model-path"],
-        "batch-size": 8,
-        "gradient-accumulation-steps": 1,
+        "data-dir": data,
+        "batch-size": batch_size,
         "eval-batch-size": 32,
         "lr": 5e-4,
         "epochs": 3,
-        "save": "./results/gpt2/train/velocity_field",
+        "save": f"./results/gpt2/train/{save}",
         "velocity-n-layers": 4,
         "velocity-d-model": 1024,
         "num-distill-layers": 6,
@@ -164,3 +201,41 @@ def test_an_evaluation_is_one_process_with_the_values_of_the_recipe(script, argu
         "precision": "auto",
     }
     assert_options(command, expected, {"do-sample"})
+
+
+def test_teacher_and_student_answer_with_the_values_of_the_recipe_and_are_joined():
+    *answers, joined = dry_run("scripts/gpt2/distillm2/generate_data.sh", ".")
+    expected = {"max-prompt-length": 256, "max-new-tokens": 512, "eval-batch-size": 64, "precision": "auto"}
+    expected |= {"temperature": 1.0, "top-p": 0.95, "top-k": 0, "seed": 42}
+    sides = {"teacher": DISTILLATION["teacher-model-path"], "student": INIT}
+    jobs = [(split, side) for split in ("train", "dev") for side in sides]
+    for (split, side), command in zip(jobs, answers, strict=True):
+        assert command.program == "tools/generate_responses.py"
+        files = {"data": f"./data/dolly//{split}.jsonl", "model-path": sides[side]}
+        files["output"] = f"./data/distillm2/gpt2/generated_{split}_{side}.jsonl"
+        assert_options(command, expected | files, {"do-sample"})
+    assert_options(joined, {"responses": "./data/distillm2/gpt2", "output": PAIRS["data-dir"]}, set())
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("num_layers", "num-distill-layers", "3"),
+        ("velocity_depth", "velocity-n-layers", "3"),
+        ("hidden_dim", "velocity-d-model", "3"),
+    ],
+)
+def test_an_ablation_trains_the_field_and_the_student_anew_for_each_value(name, option, value):
+    commands = dry_run(f"runs/ablation/{name}.sh", VALUES=f"2 {value}")
+    fields = [command for command in commands if command.program == "train_velocity_field.py"]
+    students = [command for command in commands if command.options.get("type") == ["adaptive-srkl-contra"]]
+    defaults = {"num-distill-layers": "6", "velocity-n-layers": "4", "velocity-d-model": "1024"}
+    for number, field, student in zip(("2", value), fields, students, strict=True):
+        assert {key: field.value(key) for key in defaults} == defaults | {option: number}
+        assert field.value("save") == student.value("velocity-field-path") == f"{TRAIN}/velocity_field/{name}/{number}"
+        assert student.value("save") == f"{TRAIN}/ablation/{name}/{number}"
+        assert student.value("num-distill-layers") == field.value("num-distill-layers")
+    table = next(command for command in commands if "table" in command.program)
+    assert table.options["row"] == [
+        f"{name} {number}=./results/gpt2/eval_main/ablation_{name}_{number}" for number in ("2", value)
+    ]

@@ -12,14 +12,39 @@ from tests.scripts.commands import REPOSITORY, Command, bash, dry_run, scripts
 RUNS = scripts("runs")
 LEAVES = [script for script in scripts("scripts") if "/tools/" not in script and "/eval/" not in script]
 EVALUATIONS = [script for script in scripts("scripts") if "/eval/" in script]
-HUB_IDS = {"gpt2", "gpt2-xl", "HuggingFaceTB/SmolLM2-135M-Instruct"}
+HUB_IDS = {
+    "gpt2",
+    "gpt2-xl",
+    "openlm-research/open_llama_7b_v2",
+    "openlm-research/open_llama_3b_v2",
+    "meta-llama/Llama-2-13b-hf",
+    "meta-llama/Llama-2-7b-hf",
+    "Qwen/Qwen2.5-1.5B",
+    "Qwen/Qwen2.5-0.5B",
+    "HuggingFaceTB/SmolLM2-135M-Instruct",
+}
 # What each program writes and reads, by option; `get_*` tools write their --data-dir.
 WRITES = ("save", "processed-data-dir", "output")
-READS = ("model-path", "teacher-model-path", "data-dir", "lm-data-dir", "velocity-field-path", "world", "runs")
+READS = (
+    "model-path",
+    "teacher-model-path",
+    "peft-path",
+    "teacher-peft-path",
+    "data",
+    "data-dir",
+    "lm-data-dir",
+    "gt-data-dir",
+    "responses",
+    "velocity-field-path",
+    "world",
+    "runs",
+)
 
 
 def written_by(command: Command) -> set[str]:
     names = ("data-dir",) if "/get_" in command.program else WRITES
+    if command.program.endswith("generate_responses.py"):  # the pairs are made of all of its folder
+        return {command.value("output").rpartition("/")[0]}
     return {path.rstrip("/") for name in names for path in command.options.get(name, [])}
 
 
@@ -27,8 +52,14 @@ def read_by(command: Command) -> set[str]:
     if "/get_" in command.program:
         return set()
     paths = {path for name in READS for path in command.options.get(name, [])}
-    paths |= {value.split("=", 1)[1] for name in ("row", "run") for value in command.options.get(name, [])}
+    if "skip-missing" not in command.options:
+        paths |= {value.split("=", 1)[1] for name in ("row", "run") for value in command.options.get(name, [])}
     return {path.rstrip("/") for path in paths}
+
+
+def assert_written_before(path: str, written: set[str], command: Command) -> None:
+    parents = {path} | {path[:end] for end, character in enumerate(path) if character == "/"}
+    assert parents & written, f"{command.program} reads {path}"
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -36,9 +67,22 @@ def test_every_path_that_a_run_reads_is_one_that_it_wrote_before(run):
     written: set[str] = set()
     for command in dry_run(run, ".", "2012", "1"):
         for path in read_by(command) - HUB_IDS:
-            parents = {path} | {path[:end] for end, character in enumerate(path) if character == "/"}
-            assert parents & written, f"{command.program} reads {path}"
+            assert_written_before(path, written, command)
         written |= written_by(command)
+
+
+@pytest.mark.parametrize("family", sorted({script.split("/")[1] for script in LEAVES}))
+def test_every_path_that_a_script_reads_is_one_that_a_script_of_its_family_or_a_getter_writes(family):
+    commands = [
+        command
+        for script in scripts(f"scripts/{family}", f"runs/{family}")
+        if "/eval/" not in script
+        for command in dry_run(script, ".", "2012", "1")
+    ]
+    written = {path for command in commands for path in written_by(command)}
+    for command in commands:
+        for path in read_by(command) - HUB_IDS:
+            assert_written_before(path, written, command)
 
 
 @pytest.mark.parametrize("script", LEAVES + EVALUATIONS + RUNS)
@@ -46,8 +90,8 @@ def test_a_dry_run_ends_with_one_full_command_line(script):
     """Extra options come last, quoted; more processes are started by torchrun with the port that was given."""
     arguments = ["0", "some/where"] if script.endswith("run_eval.sh") else [".", "4711", "2"]
     if "eval_main_" in script:
-        arguments.append("some/where")
-    extra = [] if script in RUNS else ["--title", "a b 'c' $d"]
+        arguments += ["name", "some/where", "base/model"] if script.endswith("_lora.sh") else ["some/where"]
+    extra = [] if script in RUNS or script.endswith("generate_data.sh") else ["--title", "a b 'c' $d"]
     result = bash(script, *arguments, *extra, DRY_RUN="1")
     words = shlex.split(result.stdout.splitlines()[-1])
     assert words[-len(extra) :] == extra or not extra
@@ -114,7 +158,7 @@ def test_wrong_arguments_are_one_clear_line(arguments, message):
             {"CKPT": "/nowhere/model", "TEACHER_CKPT": "a/b", "LM_DATA_DIR": ""},
             ": CKPT='/nowhere/model' is not a folder",
         ),
-        ({"CKPT": "gpt2", "TEACHER_CKPT": "./nowhere"}, "TEACHER_CKPT='./nowhere' is not a folder"),
+        ({"CKPT": "gpt2", "TEACHER_CKPT": "./nowhere", "LM_DATA_DIR": ""}, "TEACHER_CKPT='./nowhere' is not a folder"),
         ({"CKPT": "gpt2", "TEACHER_CKPT": "a/b", "LM_DATA_DIR": "/c"}, "LM_DATA_DIR='/c' is not a folder"),
         ({"CKPT": "gpt2", "TEACHER_CKPT": "a/b", "LM_DATA_DIR": "", "DATA_DIR": "/d"}, "DATA_DIR='/d' is not a folder"),
     ],
@@ -200,11 +244,12 @@ def fake_run(tmp_path):
 
 
 def test_one_time_steps_whose_output_stands_are_skipped(fake_run):
-    stages = ["finetune.py", "finetune.py", "train_velocity_field.py", "finetune.py", "evaluate.py"]
+    report = ["evaluate.py", "tools/make_results_table.py", "tools/plot_results.py"]
+    stages = ["finetune.py", "finetune.py", "train_velocity_field.py", "finetune.py"]
     first = fake_run("runs/gpt2/distillm_contra.sh")
-    assert [program for program in first if not program.startswith("tools/")] == stages
+    assert [program for program in first if not program.startswith("tools/")] == [*stages, "evaluate.py"]
     again = fake_run("runs/gpt2/distillm_contra.sh")
-    assert again == ["tools/get_instruction_data.py", "finetune.py", "evaluate.py"]
+    assert again == ["tools/get_instruction_data.py", "finetune.py", *report]
     other = fake_run("runs/gpt2/distillm.sh")
     assert other == again
 
@@ -217,5 +262,49 @@ def test_a_teacher_from_elsewhere_is_used_as_it_is(fake_run):
 def test_the_second_node_leaves_data_and_evaluation_to_the_first(tmp_path):
     commands = dry_run("runs/gpt2/distillm.sh", NNODES="2", NODE_RANK="1")
     assert {command.program for command in commands} == {"finetune.py"}
-    evaluation = dry_run("runs/gpt2/distillm.sh", NNODES="2")[-1]
+    (evaluation,) = (
+        command for command in dry_run("runs/gpt2/distillm.sh", NNODES="2") if command.program == "evaluate.py"
+    )
     assert evaluation.words[0] == "python3"
+
+
+LONGEST_REPEAT = 5
+
+
+def blocks(script: str) -> set[str]:
+    """Return all runs of code lines of a script that are longer than may be repeated; the prologue does not count."""
+    lines = [line.strip() for line in (REPOSITORY / script).read_text().splitlines()]
+    prologue = ("#", "set -euo pipefail", "source ")
+    code = [line for line in lines if line and not line.startswith(prologue)]
+    size = LONGEST_REPEAT + 1
+    return {"\n".join(code[start : start + size]) for start in range(len(code) - size + 1)}
+
+
+def test_no_block_of_lines_is_repeated_from_script_to_script():
+    every = [str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "scripts").rglob("*.sh")] + RUNS
+    seen: dict[str, str] = {}
+    for script in sorted(every):
+        for block in blocks(script):
+            assert block not in seen, f"{script} repeats of {seen[block]}:\n{block}"
+            seen[block] = script
+
+
+def test_an_adapter_that_goes_on_training_and_that_of_the_teacher_are_named_in_the_environment():
+    script = "scripts/llama2/distillm/train_7B_13B_teacher_lora.sh"
+    (command,) = dry_run(script, PEFT_CKPT="/a", TEACHER_PEFT_CKPT="/b")
+    assert (command.value("peft-path"), command.value("teacher-peft-path")) == ("/a", "/b")
+    (command,) = dry_run(script, PEFT_CKPT="", TEACHER_PEFT_CKPT="", TEACHER_CKPT="/whole")
+    assert not {"peft-path", "teacher-peft-path"} & command.options.keys()
+    assert command.value("teacher-model-path") == "/whole"
+    programs = [command.program for command in dry_run("runs/llama2/distillm.sh", TEACHER_PEFT_CKPT="")]
+    assert programs.count("finetune.py") == 2  # init and distillation: the teacher is used as it is
+
+
+def test_an_adapter_is_evaluated_by_name_path_and_base_model():
+    script = "scripts/openllama2/eval/eval_main_vicuna_lora.sh"
+    (command,) = dry_run(script, ".", "2012", "1", "my/run", "distillm/3B_7B", "some/base", "--seeds", "10")
+    assert command.value("model-path") == "some/base"
+    assert command.value("peft-path") == "./results/openllama2/train/distillm/3B_7B"
+    assert command.value("save") == "./results/openllama2/eval_main/my_run"
+    assert (command.options["data-names"], command.options["seeds"]) == (["vicuna"], ["10"])
+    assert_fails(bash(script, ".", "2012", "1", "name"), "NAME ADAPTER BASE_MODEL")

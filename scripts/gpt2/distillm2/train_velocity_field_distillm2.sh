@@ -7,10 +7,4 @@ CKPT="${CKPT:-$TRAIN/init/gpt2-base}"
 TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/gpt2-xlarge}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/velocity_field/distillm2}"
 
-options=(
-  --batch-size 16
-  --eval-batch-size 32
-  --lr 5e-4
-  --epochs 3
-)
-on_pairs train_velocity_field "${options[@]}" "$@"
+on_pairs train_velocity_field --batch-size 16 "$@"

@@ -10,12 +10,4 @@ TEACHER_PEFT_CKPT="${TEACHER_PEFT_CKPT-$TRAIN/sft/llama2-13B}"
 VELOCITY_FIELD_PATH="${VELOCITY_FIELD_PATH:-$TRAIN/velocity_field/distillm2}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/contra/distillm2/7B_13B}"
 
-options=(
-  --type distillm2-v2-contra
-  --gradual-beta
-  --batch-size 8
-  --gradient-accumulation-steps 2
-  --generate-sgo-interval 4
-  --seed 31
-)
-with_contra distill_pairs "${options[@]}" "$@"
+with_contra distill_pairs --type distillm2-v2-contra "${PAIR_OPTIONS[@]}" "$@"

@@ -9,12 +9,4 @@ TEACHER_CKPT="${TEACHER_CKPT:-$TEACHER_BASE}"
 TEACHER_PEFT_CKPT="${TEACHER_PEFT_CKPT-$TRAIN/sft/llama2-13B}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/distillm2/7B_13B}"
 
-options=(
-  --type distillm2-v2
-  --gradual-beta
-  --batch-size 8
-  --gradient-accumulation-steps 2
-  --generate-sgo-interval 4
-  --seed 31
-)
-distill_pairs "${options[@]}" "$@"
+distill_pairs --type distillm2-v2 "${PAIR_OPTIONS[@]}" "$@"

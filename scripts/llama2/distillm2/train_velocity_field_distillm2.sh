@@ -9,9 +9,4 @@ TEACHER_CKPT="${TEACHER_CKPT:-$TEACHER_BASE}"
 TEACHER_PEFT_CKPT="${TEACHER_PEFT_CKPT-$TRAIN/sft/llama2-13B}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/velocity_field/distillm2}"
 
-options=(
-  --eval-batch-size 8
-  --lr 5e-4
-  --epochs 3
-)
-on_pairs train_velocity_field "${options[@]}" "$@"
+on_pairs train_velocity_field "$@"

@@ -7,10 +7,4 @@ CKPT="${CKPT:-$STUDENT_BASE}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/init/llama2-7B}"
 DEEPSPEED_CONFIG="${DEEPSPEED_CONFIG-$ZERO_2}"
 
-options=(
-  --type lm
-  --eval-batch-size 32
-  --lr 5e-4
-  --epochs 3
-)
-finetune "${options[@]}" "$@"
+finetune --type lm --eval-batch-size 32 --epochs 3 "$@"

@@ -10,10 +10,4 @@ TEACHER_PEFT_CKPT="${TEACHER_PEFT_CKPT-$TRAIN/sft/openllama2-7B}"
 VELOCITY_FIELD_PATH="${VELOCITY_FIELD_PATH:-$TRAIN/velocity_field/distillm2}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/contra/distillm2/3B_7B}"
 
-options=(
-  --type distillm2-v2-contra
-  --gradual-beta
-  --batch-size 8
-  --gradient-accumulation-steps 2
-)
-with_contra distill_pairs "${options[@]}" "$@"
+with_contra distill_pairs --type distillm2-v2-contra "${PAIR_OPTIONS[@]}" "$@"

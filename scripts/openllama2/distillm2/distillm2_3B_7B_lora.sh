@@ -9,10 +9,4 @@ TEACHER_CKPT="${TEACHER_CKPT:-$TEACHER_BASE}"
 TEACHER_PEFT_CKPT="${TEACHER_PEFT_CKPT-$TRAIN/sft/openllama2-7B}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/distillm2/3B_7B}"
 
-options=(
-  --type distillm2-v2
-  --gradual-beta
-  --batch-size 8
-  --gradient-accumulation-steps 2
-)
-distill_pairs "${options[@]}" "$@"
+distill_pairs --type distillm2-v2 "${PAIR_OPTIONS[@]}" "$@"

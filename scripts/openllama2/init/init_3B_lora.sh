@@ -7,10 +7,4 @@ CKPT="${CKPT:-$STUDENT_BASE}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/init/openllama2-3B}"
 DEEPSPEED_CONFIG="${DEEPSPEED_CONFIG-$ZERO_2}"
 
-options=(
-  --type lm
-  --eval-batch-size 20
-  --lr 5e-4
-  --epochs 3
-)
-finetune "${options[@]}" "$@"
+finetune --type lm --eval-batch-size 20 --epochs 3 "$@"

@@ -7,10 +7,4 @@ CKPT="${CKPT:-$TEACHER_BASE}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/sft/openllama2-7B}"
 DEEPSPEED_CONFIG="${DEEPSPEED_CONFIG-$ZERO_2}"
 
-options=(
-  --type lm
-  --eval-batch-size 20
-  --lr 5e-4
-  --epochs 10
-)
-finetune "${options[@]}" "$@"
+finetune --type lm --eval-batch-size 20 --epochs 10 "$@"

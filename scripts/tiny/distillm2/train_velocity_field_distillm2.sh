@@ -7,8 +7,4 @@ CKPT="${CKPT:-$TRAIN/init/student}"
 TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/teacher}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/velocity_field/distillm2}"
 
-options=(
-  --lr 2e-3
-  --epochs 3
-)
-on_pairs train_velocity_field "${options[@]}" "$@"
+on_pairs train_velocity_field "$@"
