@@ -6,12 +6,21 @@ import subprocess
 
 import pytest
 
-from tests.scripts.commands import REPOSITORY, environment
+from tests.scripts.commands import REPOSITORY, VARIABLES, environment, scripts
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```bash\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines() if line.strip()]
-ARGUMENTS = {"BASE_PATH": ".", "MASTER_PORT": "2012", "GPU_NUM": "1", "GPU_IDX": "0", "CKPT_PATH": "kd/base"}
+ARGUMENTS = {
+    "BASE_PATH": ".",
+    "MASTER_PORT": "2012",
+    "GPU_NUM": "1",
+    "GPU_IDX": "0",
+    "CKPT_PATH": "kd/base",
+    "NAME": "mine",
+    "ADAPTER": "kd/7B_13B",
+    "BASE_MODEL": "meta-llama/Llama-2-7b-hf",
+}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -36,8 +45,22 @@ def test_links_lead_to_files(page):
         assert (REPOSITORY / page).parent.joinpath(link).exists(), link
 
 
-def test_every_script_of_the_gpt2_family_is_named():
-    named = set(re.findall(r"scripts/gpt2/[\w./*]+\.sh", README))
-    for script in sorted((REPOSITORY / "scripts" / "gpt2").rglob("*.sh")):
+@pytest.mark.parametrize("family", ["gpt2", "openllama2", "llama2"])
+def test_every_script_of_a_published_family_is_named(family):
+    named = set(re.findall(rf"scripts/{family}/[\w./*]+\.sh", README))
+    for script in sorted((REPOSITORY / "scripts" / family).rglob("*.sh")):
         path = str(script.relative_to(REPOSITORY))
         assert path in named or script.name.startswith(("eval_main_", "common")), path
+
+
+@pytest.mark.parametrize("run", scripts("runs"))
+def test_every_run_is_named(run):
+    folder, name = run.removeprefix("runs/").removesuffix(".sh").split("/")
+    row = next((line for line in README.splitlines() if line.startswith(f"| `{folder}` |")), "")
+    assert run in README or f"`{name}`" in row or "the same six" in row
+
+
+def test_every_variable_of_the_scripts_is_known_to_the_dry_runs():
+    """Else the environment of whoever runs the tests would leak into them."""
+    shell = "".join(path.read_text() for path in (REPOSITORY / "scripts").rglob("*.sh"))
+    assert set(re.findall(r"^([A-Z_]+)=\"\$\{\1:?-", shell, flags=re.MULTILINE)) <= set(VARIABLES.split())
