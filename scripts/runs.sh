@@ -66,18 +66,26 @@ function_or_step() {
   fi
 }
 
-# on_first_node COMMAND...: data and evaluation are one node's work; the others wait in the next training.
+# on_first_node COMMAND...: what is one node's work.
 on_first_node() {
   ((NODE_RANK > 0)) || NNODES=1 "$@"
+}
+
+# once_on_first_node FOLDER SCRIPT OPTION...: once, as one node's work; the others wait for the folder.
+once_on_first_node() {
+  on_first_node once "$@"
+  until dry_run || stands "$1"; do
+    sleep "${WAIT_SECONDS:-10}"
+  done
 }
 
 # prepare_data: raw data (the tools leave alone what is there) and both token stores.
 prepare_data() {
   on_first_node tool get_instruction_data.py --data-dir "$EVAL_DATA_DIR"
-  on_first_node once "$DATA_DIR" tools/process_data_dolly.sh
+  once_on_first_node "$DATA_DIR" tools/process_data_dolly.sh
   if [[ -n "$LM_DATA_DIR" ]] && { dry_run || ! stands "$LM_DATA_DIR"; }; then
     on_first_node tool get_openwebtext.py --data-dir "$RAW_CORPUS_DIR"
-    on_first_node step tools/process_data_pretrain.sh
+    once_on_first_node "$LM_DATA_DIR" tools/process_data_pretrain.sh
   fi
 }
 
@@ -87,7 +95,7 @@ prepare_velocity_field() {
 }
 
 prepare_pairs() {
-  on_first_node once "$PAIR_DATA_DIR" distillm2/generate_data.sh
+  once_on_first_node "$PAIR_DATA_DIR" distillm2/generate_data.sh
 }
 
 prepare_pair_velocity_field() {

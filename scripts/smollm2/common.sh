@@ -65,5 +65,5 @@ prepare_data() {
     [[ -f "$RAW_CORPUS_DIR/data.txt" ]] || on_first_node tool get_openwebtext.py --data-dir "$RAW_CORPUS_DIR"
     on_first_node step tools/process_data_pretrain.sh
   fi
-  on_first_node once "$PRUNED_BASE" tools/prune_student.sh
+  once_on_first_node "$PRUNED_BASE" tools/prune_student.sh
 }

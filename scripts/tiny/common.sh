@@ -58,10 +58,10 @@ RESULT_ROWS=(
 
 prepare_data() {
   on_first_node step tools/make_world.sh
-  on_first_node once "$MODELS/teacher" tools/make_models.sh
-  on_first_node once "$DATA_DIR" tools/process_data_dolly.sh
-  on_first_node once "$TEACHER_DATA_DIR" tools/process_data_teacher.sh
-  on_first_node once "$LM_DATA_DIR" tools/process_data_pretrain.sh
+  once_on_first_node "$MODELS/teacher" tools/make_models.sh
+  once_on_first_node "$DATA_DIR" tools/process_data_dolly.sh
+  once_on_first_node "$TEACHER_DATA_DIR" tools/process_data_teacher.sh
+  once_on_first_node "$LM_DATA_DIR" tools/process_data_pretrain.sh
 }
 
 prepare_models() {

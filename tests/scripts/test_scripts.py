@@ -4,6 +4,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
@@ -308,3 +310,25 @@ def test_an_adapter_is_evaluated_by_name_path_and_base_model():
     assert command.value("save") == "./results/openllama2/eval_main/my_run"
     assert (command.options["data-names"], command.options["seeds"]) == (["vicuna"], ["10"])
     assert_fails(bash(script, ".", "2012", "1", "name"), "NAME ADAPTER BASE_MODEL")
+
+
+def test_the_second_node_waits_for_the_data_of_the_first(fake_run, tmp_path):
+    """It goes on to train as soon as both stores stand, and makes neither."""
+    stores = [
+        tmp_path / "copy" / "processed_data" / name for name in ("dolly/full/gpt2", "openwebtext/gpt2/512/22.87K")
+    ]
+
+    def first_node() -> None:
+        for store in stores:
+            time.sleep(0.5)
+            store.mkdir(parents=True)
+            (store / "meta.json").touch()
+
+    first = threading.Thread(target=first_node)
+    first.start()
+    torchrun = tmp_path / "env" / "bin" / "torchrun"
+    torchrun.write_text(f"#!/bin/sh\necho torchrun >>{tmp_path}/log\n")
+    torchrun.chmod(0o755)
+    places = {"NNODES": "2", "NODE_RANK": "1", "TEACHER_CKPT": "someone/gpt2-xl-dolly", "WAIT_SECONDS": "0.1"}
+    assert fake_run("runs/gpt2/kd.sh", **places) == ["torchrun"]
+    assert not first.is_alive()
