@@ -130,8 +130,12 @@ def is_done(job: Job) -> bool:
     """Say whether a job's results stand and are of these options, weights and data; stale ones are said to be."""
     if not (job.folder / "metrics.json").exists():
         return False
-    saved = json.loads((job.folder / "args.json").read_text(encoding="utf-8"))
-    if all(saved.get(part) == job.header[part] for part in ("arguments", "data")):
+    try:
+        saved = json.loads((job.folder / "args.json").read_bytes())
+        same = all(saved[part] == job.header[part] for part in ("arguments", "data"))
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        same = False
+    if same:
         return True
     print(f"{job.folder} holds results of other options, weights or data: evaluated anew")
     return False

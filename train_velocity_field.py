@@ -15,7 +15,6 @@ In the end the save folder holds `velocity_field.{json,safetensors}` and `projec
 """
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from contra.training import FieldSettings, FieldTrainer
 from contra.velocity_field import VelocityField
 from data_utils.batching import Row
 from data_utils.errors import UserError, run_as_script
-from data_utils.files import atomic_folder, write_json
+from data_utils.files import atomic_folder, remove_folder, write_json
 from data_utils.randomness import keyed_seed
 from data_utils.response_pairs import PairDataset, is_pair_folder
 from distillm.arguments import (
@@ -45,6 +44,7 @@ from distillm.arguments import (
     parse_arguments,
 )
 from distillm.batches import StepBatches
+from distillm.checkpoint import sound_checkpoint, write_hashes
 from distillm.distributed import World, join_world, leave_world
 from distillm.engine import resolve_precision
 from distillm.layer_schedule import layer_schedule
@@ -155,7 +155,8 @@ def fit(trainer: FieldTrainer, batches: StepBatches, arguments: Arguments, logge
     save = Path(training.save)
     checkpoint = save / CHECKPOINT
     if checkpoint.exists():
-        trainer.load(checkpoint, json.loads((checkpoint / "step.json").read_text(encoding="utf-8")))
+        with sound_checkpoint(checkpoint, world):
+            trainer.load(checkpoint, int(json.loads((checkpoint / "step.json").read_bytes())))
     logger.truncate_after(trainer.step if trainer.step else -1)
     every = batches.steps_per_epoch if training.save_interval == -1 else training.save_interval
     losses: list[Tensor] = []
@@ -172,7 +173,7 @@ def fit(trainer: FieldTrainer, batches: StepBatches, arguments: Arguments, logge
     if world.is_main:
         save_field(save, trainer.velocity_field, trainer.projector)
         write_json(save / FINISHED, {"step": trainer.step})
-        shutil.rmtree(checkpoint, ignore_errors=True)
+        remove_folder(checkpoint)
     logger.close()
 
 
@@ -181,6 +182,7 @@ def save_checkpoint(trainer: FieldTrainer, folder: Path) -> None:
     with atomic_folder(folder) as temporary:
         trainer.save(temporary)
         write_json(temporary / "step.json", trainer.step)
+        write_hashes(temporary)
 
 
 if __name__ == "__main__":

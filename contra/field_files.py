@@ -92,7 +92,7 @@ def _build(kind: type, folder: Path, name: str, shape: dict[str, Any]) -> Any:
     try:
         module = kind(**shape)
         module.load_state_dict(load_file(folder / f"{name}.safetensors"))
-    except (TypeError, RuntimeError, SafetensorError) as error:
+    except (TypeError, ValueError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{folder / name}.safetensors does not fit {name}.json ({reason}); train it again") from error
     return module

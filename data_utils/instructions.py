@@ -68,7 +68,7 @@ class InstructionDataset(Sequence[Row]):
         self._items = IndexedDataset(prefix)
         if not len(self._items) or not self._items.sizes.all():
             raise UserError(f"{prefix}.idx holds no item, or an empty one: process the data again")
-        self._prompt_sizes = _prompt_sizes(self._items)
+        self._prompt_sizes = _prompt_sizes(self._items, f"{prefix}.bin")
         self._max_length = max_length
         self._sidecar = Path(folder) / f"{split}.jsonl"
         self._records = read_jsonl(self._sidecar) if self._sidecar.exists() else None
@@ -117,12 +117,16 @@ class InstructionDataset(Sequence[Row]):
         return self._records[index]
 
 
-def _prompt_sizes(items: IndexedDataset) -> np.ndarray:
+def _prompt_sizes(items: IndexedDataset, place: str) -> np.ndarray:
     """Return the number of ids before each item's separator, -1 where there is none: `[N]` int64."""
     separators = np.flatnonzero(items.tokens == separator(items.dtype))
     owners = np.searchsorted(items.starts, separators, side="right") - 1
     sizes = np.full(len(items), -1, dtype=np.int64)
     sizes[owners] = separators - items.starts[owners]
+    twice, unanswered = owners[1:][np.diff(owners) == 0], np.flatnonzero(sizes == items.sizes - 1)
+    if len(twice) or len(unanswered):
+        item, what = (twice[0], "two separators") if len(twice) else (unanswered[0], "no response")
+        raise UserError(f"{place} is damaged, item {item} has {what}: process the data again")
     return sizes
 
 
@@ -130,7 +134,7 @@ def _parse_record(line: bytes, place: str) -> Record:
     """Return the record on a line; `place` is "file:line"."""
     try:
         record = json.loads(line)
-    except ValueError as error:  # not JSON, or not UTF-8
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or ten thousand brackets deep
         raise UserError(f"{place} is not JSON ({error})") from error
     if not isinstance(record, dict):
         raise UserError(f"{place} is a {type(record).__name__}, not an object with `instruction` and `output`")
@@ -145,7 +149,7 @@ def _parse_record(line: bytes, place: str) -> Record:
     if not (isinstance(answers, list) and answers and all(isinstance(answer, str) for answer in answers)):
         raise UserError(f"{place}: `output` must be a string or a list of strings that is not empty")
     try:
-        "".join([record["instruction"], record.get("input") or "", *answers]).encode()
+        "".join([record["instruction"], record.get("input") or "", record.get("prompt") or "", *answers]).encode()
     except UnicodeEncodeError as error:  # half of an emoji, cut off by whoever made the file
         raise UserError(f"{place} holds a lone surrogate, which no tokenizer reads: remove it") from error
     return record

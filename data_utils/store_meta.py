@@ -50,11 +50,12 @@ def check_tokenizer(folder: str | Path, tokenizer: "PreTrainedTokenizerBase") ->
         return
     try:
         theirs = json.loads(path.read_bytes())["tokenizer"]
+        name, size, fingerprint = (theirs[key] for key in ("name", "vocabulary_size", "fingerprint"))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error!r}): process the data again") from error
     ours = describe_tokenizer(tokenizer)
-    if theirs["fingerprint"] != ours["fingerprint"]:
+    if fingerprint != ours["fingerprint"]:
         raise UserError(
-            f"{folder} was made with the tokenizer {theirs['name']} ({theirs['vocabulary_size']} ids), "
+            f"{folder} was made with the tokenizer {name} ({size} ids), "
             f"the model has {ours['name']} ({ours['vocabulary_size']} ids): process the data with the model's"
         )

@@ -78,6 +78,7 @@ class ModelArguments:
         if not self.model_path:
             raise UserError("--model-path is missing: give the student's checkpoint, a folder or a hub id")
         require_positive(self, "peft_lora_r", "peft_lora_alpha")
+        require_between(self, 0.0, 1.0, "peft_lora_dropout")
         for name, base in (("peft_path", self.peft), ("teacher_peft_path", self.teacher_model_path)):
             if getattr(self, name) and not base:
                 needed = "--peft lora" if name == "peft_path" else "--teacher-model-path"
@@ -168,11 +169,11 @@ class DecodingArguments:
     repetition_penalty: float = option(1.0, "above 1 discourages tokens that occurred")
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
+        if not 0 < self.temperature < math.inf:  # nor NaN
             raise UserError(f"--temperature must be above 0, not {self.temperature}; greedy is --do-sample false")
         if not 0 < self.top_p <= 1:
             raise UserError(f"--top-p must lie in (0, 1], not {self.top_p}")
-        if self.repetition_penalty <= 0:
+        if not 0 < self.repetition_penalty < math.inf:
             raise UserError(f"--repetition-penalty must be above 0, not {self.repetition_penalty}; 1 changes nothing")
         require_not_negative(self, "top_k", "no_repeat_ngram_size")
 
@@ -189,7 +190,7 @@ class DistillationArguments:
 
     def __post_init__(self) -> None:
         require_between(self, 0.0, 1.0, "kd_ratio")
-        require_between(self, 0.0, math.inf, "lm_coef")
+        require_not_negative(self, "lm_coef")
         require_between(self, 0.0, 0.99, "skew_alpha")  # at 1 the mixture is the student itself: no gradient
 
 
@@ -205,6 +206,7 @@ class OnPolicyArguments:
 
     def __post_init__(self) -> None:
         require_between(self, 0.0, 1.0, "mixed_alpha", "init_threshold")
+        require_not_negative(self, "loss_eps")
         require_positive(self, "capacity")
 
 
@@ -257,7 +259,7 @@ class ContraArguments:
 
     def __post_init__(self) -> None:
         require_positive(self, "velocity_epochs", "velocity_update_interval")
-        require_between(self, 0.0, math.inf, "contra_weight")
+        require_not_negative(self, "contra_weight")
 
 
 @dataclass
@@ -301,7 +303,7 @@ class ArgumentParser(HfArgumentParser):
 def parse_arguments(types: Sequence[type], description: str) -> tuple[list[Any], set[str]]:
     """Return the arguments of the command line, one object a type, and the names of the options given on it."""
     parser = ArgumentParser(types, description)
-    *arguments, unknown = parser.parse_args_into_dataclasses(return_remaining_strings=True)
+    *arguments, unknown = parser.parse_args_into_dataclasses(return_remaining_strings=True, look_for_args_file=False)
     if unknown:
         parser.error(f"unknown option: {' '.join(unknown)}")
     return arguments, given_options(sys.argv[1:])

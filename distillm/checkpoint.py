@@ -6,14 +6,25 @@
 No generator states: every random number is a function of (seed, purpose, step, row), see `data_utils.randomness`.
 """
 
+import json
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Protocol
 
-from data_utils.files import atomic_file, fsync_path
+from safetensors import SafetensorError
+
+from data_utils.errors import UserError
+from data_utils.files import Writing, atomic_file, fsync_path, fsync_tree, remove_folder, write_json
+from data_utils.store_meta import file_hash
 from distillm.distributed import World
 from distillm.engine import Engine
+
+HASHES = "sha256.json"
+UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, UnpicklingError)
 
 
 class Checkpointable(Protocol):
@@ -37,14 +48,32 @@ class Checkpoints:
         self.world.barrier()
 
     def latest(self) -> Path | None:
-        """Return the newest complete checkpoint, if there is one."""
+        """Return the newest complete checkpoint, if there is one.
+
+        Raises:
+            UserError: the pointer names no checkpoint; nothing may be removed then.
+        """
         pointer = self.folder / "latest"
-        return self.folder / pointer.read_text(encoding="utf-8").strip() if pointer.exists() else None
+        if not pointer.exists():
+            return None
+        name = pointer.read_text(encoding="utf-8", errors="replace").strip()
+        if not re.fullmatch(r"step-\d{8,}", name) or not (self.folder / name).is_dir():
+            raise UserError(f"{pointer} names no checkpoint ({name!r}); start again with --resume never")
+        return self.folder / name
 
     def save(self, step: int) -> None:
         """Write beside, rename once, then point `latest` at it and drop the previous one; all ranks call it."""
         final = self.folder / f"step-{step:08d}"
         temporary = self.folder / f".{final.name}.tmp"
+        try:
+            with Writing(final):
+                self._save(temporary, final)
+        finally:
+            if self.world.is_main:
+                shutil.rmtree(temporary, ignore_errors=True)  # what did not fit on the disk gives its room back
+        self.world.barrier()
+
+    def _save(self, temporary: Path, final: Path) -> None:
         if self.world.is_main:
             shutil.rmtree(temporary, ignore_errors=True)
             (temporary / "engine").mkdir(parents=True)
@@ -54,26 +83,27 @@ class Checkpoints:
         if self.world.is_main:
             for part in self.parts:
                 part.save(temporary)
-            for entry in sorted(temporary.rglob("*")):
-                fsync_path(entry)
+            write_hashes(temporary)
+            fsync_tree(temporary)
             shutil.rmtree(final, ignore_errors=True)
             temporary.rename(final)
+            fsync_path(self.folder)  # the folder is there before `latest` names it
             with atomic_file(self.folder / "latest") as pointer:
                 pointer.write_text(final.name + "\n", encoding="utf-8")
             fsync_path(self.folder)
             self._clean()
-        self.world.barrier()
 
     def load(self, folder: Path) -> None:
         """Put engine and parts back to where they were; all ranks call it."""
-        self.engine.load_state(folder / "engine")
-        for part in self.parts:
-            part.load(folder)
+        with sound_checkpoint(folder, self.world):
+            self.engine.load_state(folder / "engine")
+            for part in self.parts:
+                part.load(folder)
 
     def delete(self) -> None:
         """Remove everything: the run is complete or starts afresh."""
         if self.world.is_main:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            remove_folder(self.folder)
         self.world.barrier()
 
     def _clean(self) -> None:
@@ -82,3 +112,38 @@ class Checkpoints:
         for entry in self.folder.iterdir():
             if entry.is_dir() and entry != latest:
                 shutil.rmtree(entry)
+
+
+def write_hashes(folder: Path) -> None:
+    """Write down what each file of a checkpoint holds, so that a damaged or exchanged one is noticed."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    write_json(folder / HASHES, {path.relative_to(folder).as_posix(): file_hash(path) for path in paths})
+
+
+@contextmanager
+def sound_checkpoint(folder: Path, world: World) -> Iterator[None]:
+    """Check a checkpoint's files against their hashes; within the block, what cannot be loaded is the user's to know.
+
+    A checkpoint without hashes (older versions wrote none) is trusted.
+    """
+    try:
+        if world.is_main and (folder / HASHES).exists():
+            _check_hashes(folder)
+        world.barrier()
+        yield
+    except UserError:
+        raise
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"the checkpoint {folder} cannot be loaded ({type(error).__name__}: {reason}); "
+            "start again with --resume never"
+        ) from error
+
+
+def _check_hashes(folder: Path) -> None:
+    for name, expected in json.loads((folder / HASHES).read_bytes()).items():
+        path = folder / name
+        if not path.is_file() or file_hash(path) != expected:
+            what = "is not what was saved" if path.exists() else "is missing"
+            raise UserError(f"{path} {what}: the checkpoint is damaged; start again with --resume never")

@@ -148,7 +148,8 @@ def trainable_tensors(module: nn.Module) -> dict[str, Tensor]:
 def load_trainable_tensors(module: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Copy saved parameters back in place."""
     current = trainable_tensors(module)
-    assert current.keys() == tensors.keys(), "the checkpoint is of another model"
+    if current.keys() != tensors.keys() or any(tensors[name].shape != p.shape for name, p in current.items()):
+        raise ValueError("it is of another model")
     for name, parameter in current.items():
         parameter.copy_(tensors[name])
 

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from data_utils.errors import UserError
-from data_utils.files import atomic_file
+from data_utils.files import Writing, atomic_file
 
 Record = Mapping[str, Any]
 
@@ -81,14 +81,15 @@ class JsonLinesLogger:
         self.path = Path(path)
 
     def log(self, record: Record) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        with Writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     def truncate_after(self, step: int) -> None:
         if not self.path.exists():
             return
-        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
         with atomic_file(self.path) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in lines if _is_until(line, step)), encoding="utf-8")
 
@@ -100,7 +101,7 @@ def _is_until(line: str, step: int) -> bool:
     """Whether a log line belongs to a step up to `step`; a line torn by a kill does not."""
     try:
         return json.loads(line).get("step", 0) <= step
-    except json.JSONDecodeError:
+    except (ValueError, TypeError, AttributeError):
         return False
 
 
@@ -121,9 +122,10 @@ class TextLogger:
 
     def _write(self, line: str) -> None:
         tqdm.write(line)  # does not tear a progress bar apart
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with Writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(line + "\n")
 
 
 class TensorBoardLogger:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,24 +45,33 @@ class Evaluation:
     def _score(self, data_name: str, seed: int) -> float:
         path = self.job(data_name, seed) / "metrics.json"
         try:
-            return float(json.loads(path.read_text(encoding="utf-8"))["rougeL"])
+            return as_score(json.loads(path.read_bytes())["rougeL"])
         except FileNotFoundError:
             raise UserError(
                 f"{self.name} has no result for {data_name}, seed {seed}: {path} is missing; run evaluate.py"
             ) from None
-        except (json.JSONDecodeError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             raise UserError(f"{path} is not a result of evaluate.py: no rougeL in it") from None
 
     def _row_scores(self, data_name: str, seed: int) -> list[float]:
         path = self.job(data_name, seed) / "answers.jsonl"
         try:
-            scores = [float(json.loads(line)["rougeL"]) for line in path.read_text(encoding="utf-8").splitlines()]
-        except (FileNotFoundError, json.JSONDecodeError, KeyError):
+            # not str.splitlines: it also parts lines at U+2028 and the like, which answers may hold
+            lines = path.read_bytes().splitlines()
+            scores = [as_score(json.loads(line)["rougeL"]) for line in lines]
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             raise UserError(f"{path} is missing or has no rougeL for each row; run evaluate.py again") from None
         total = self.scores[self.sets.index(data_name), self.seeds.index(seed)]
         if not scores or abs(np.mean(scores) - total) > 0.02:
             raise UserError(f"{path} does not fit metrics.json beside it: their ROUGE-L differ; evaluate again")
         return scores
+
+
+def as_score(value: Any) -> float:
+    """Return a number as it is; anything else, NaN and infinity included, is a ValueError."""
+    if not isinstance(value, int | float) or not abs(value) < 1e9:
+        raise ValueError(value)
+    return float(value)
 
 
 def add_result_options(parser: ToolParser) -> None:
@@ -98,7 +108,7 @@ def open_evaluations(
             raise UserError(f"{name}: {folder} does not exist; expected a results folder of evaluate.py")
     found = [path for folder in folders.values() for path in folder.glob(f"*-{max_length}/*/metrics.json")]
     sets = data_names or _in_known_order({path.parent.parent.name.rpartition("-")[0] for path in found})
-    chosen = seeds or sorted({int(path.parent.name) for path in found if path.parent.name.isdigit()})
+    chosen = seeds or sorted({int(path.parent.name) for path in found if path.parent.name.isdecimal()})
     if not sets or not chosen:
         raise UserError(f"no row has a result of --max-length {max_length}; run evaluate.py first")
     complete = []

@@ -42,13 +42,18 @@ def read_log(path: Path) -> Records:
     path = path / "log.jsonl" if path.is_dir() else path
     if not path.is_file():
         raise UserError(f"{path} does not exist; expected the folder or the log.jsonl of a training run")
-    records, lines = [], path.read_text(encoding="utf-8").splitlines()
+    records: Records = []
+    lines = path.read_bytes().splitlines()
     for number, line in enumerate(lines, start=1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
+            record = json.loads(line)
+        except ValueError:
             if number < len(lines):
                 raise UserError(f"{path}:{number} is not JSON; it is no log of a training run") from None
+        else:
+            if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+                raise UserError(f"{path}:{number} has no step; it is no log of a training run")
+            records.append(record)
     return records
 
 

@@ -79,7 +79,7 @@ def test_latest_points_at_a_complete_folder_from_which_a_run_goes_on(tmp_path):
     latest = run.checkpoints.latest()
     assert latest == tmp_path / "checkpoints" / (tmp_path / "checkpoints" / "latest").read_text().strip()
     assert latest.name == "step-00000003"
-    assert {"engine", "trainer.json", "counter.json"} == {entry.name for entry in latest.iterdir()}
+    assert {"engine", "trainer.json", "counter.json", "sha256.json"} == {entry.name for entry in latest.iterdir()}
     resumed = Run(tmp_path).resumed()
     assert resumed.values() == run.values()
     for one in (run, resumed):
