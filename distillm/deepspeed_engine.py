@@ -29,6 +29,9 @@ def load_config(
         ) from error
     except ValueError as error:
         raise UserError(f"--deepspeed_config {path} is not JSON: {error}") from error
+    blocks = [config.get(name, {}) for name in ("zero_optimization", "bf16", "fp16")] if isinstance(config, dict) else []
+    if not blocks or not all(isinstance(block, dict) for block in blocks):
+        raise UserError(f"--deepspeed_config {path} is no DeepSpeed configuration; see those in configs/deepspeed/")
     if "optimizer" in config or "scheduler" in config:
         raise UserError(f"{path} sets an optimizer or scheduler; both come from the options (--lr, --weight-decay, …)")
     values = {
@@ -110,7 +113,21 @@ def import_deepspeed(device: torch.device) -> Any:
         os.environ.setdefault(name, value)
     import deepspeed
 
+    refuse_pickled_code()
     if device.type == "cpu":
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", verbose=False)
     return deepspeed
+
+
+def refuse_pickled_code() -> None:
+    """Let this process's checkpoints hold tensors, plain values and four classes of DeepSpeed's, and nothing that runs.
+
+    DeepSpeed loads its pickles with `weights_only=False`; the variable overrules that.
+    """
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    torch.serialization.add_safe_globals([DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address])

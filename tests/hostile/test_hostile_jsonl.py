@@ -131,7 +131,7 @@ def text_of(tokenizer, ids: list[int]) -> str:
 
 
 @cases(
-    500,
+    300,
     train=st.lists(SOUND, min_size=1, max_size=4),
     dev=st.lists(SOUND, min_size=1, max_size=3),
     raw=st.booleans(),

@@ -1,0 +1,257 @@
+"""Command lines, method strings and DeepSpeed configurations: one line that says what is wrong, or what was given."""
+
+import json
+import math
+import sys
+from dataclasses import fields
+from unittest import mock
+
+import pytest
+from hypothesis import strategies as st
+
+from data_utils.errors import UserError, run_as_script
+from distillm.arguments import (
+    TRAINING_OPTIONS,
+    DecodingArguments,
+    DistillationArguments,
+    ModelArguments,
+    OnPolicyArguments,
+    TrainingArguments,
+    flag,
+    merged,
+    parse_arguments,
+)
+from distillm.deepspeed_engine import load_config
+from distillm.method import DIVERGENCE_NAMES, Method
+from distillm.option_use import check_option_use, check_save_folder
+from evaluate import EvaluationArguments
+from tests.hostile.cases import cases, refusal
+
+# ---- method strings ----------------------------------------------------------------------------------------------
+
+WORDS = [*DIVERGENCE_NAMES, "lm", "adaptive", "mixed", "fdd", "contra", "distillm2", "v1", "v2"]
+SPOILT = ["", " ", "KD", "Contra", "v3", "kd ", "--", "\n", "ｋｄ", "fdd\u200b", "adaptive_srkl", "none", "\ud800"]
+METHODS = st.lists(st.sampled_from(WORDS), max_size=5) | st.lists(st.sampled_from(WORDS + SPOILT), max_size=4)
+
+
+def is_valid(words: list[str]) -> bool:
+    """Say what the table of methods says, by listing it."""
+    for additions in ([], ["fdd"], ["contra"], ["fdd", "contra"], ["contra", "fdd"]):
+        bases = [[*sampling, name] for sampling in ([], ["adaptive"], ["mixed"]) for name in DIVERGENCE_NAMES]
+        bases += [["lm"]] if not additions else []
+        bases += [["distillm2", version] for version in ("v1", "v2")] if "fdd" not in additions else []
+        if words in [[*base, *additions] for base in bases]:
+            return True
+    return False
+
+
+@cases(1500, words=METHODS)
+def test_a_method_string_is_read_in_full_or_refused_with_the_valid_ones(words):
+    text = "-".join(words)
+    try:
+        method = Method.parse(text)
+    except ValueError as error:
+        assert not is_valid(text.split("-"))
+        assert repr(text) in str(error) and "adaptive-<d>" in str(error) and "distillm2-v1" in str(error)
+        return
+    assert is_valid(text.split("-"))
+    assert Method.parse(str(method)) == method
+    assert sorted(DIVERGENCE_NAMES.get(word, word) for word in words) == sorted(str(method).split("-"))
+
+
+@cases(500, text=st.text(max_size=30))
+def test_any_text_is_a_method_or_refused(text):
+    refused = refusal(Method.parse, text)
+    assert (refused is None) == is_valid(text.split("-"))
+
+
+# ---- command lines -----------------------------------------------------------------------------------------------
+
+NUMBERS = ["0", "-1", "1", "7", "0.5", "1.0", "1.5", "-0.1", "1e-4", "nan", "inf", "-inf", "1e400", "9" * 30, "0x10"]
+VALUES = [*NUMBERS, "", " ", "true", "False", "lora", "gpt2", "constant", "step", "none", "kd", "lm", "srkl-contra"]
+VALUES += ["adaptive-srkl", "a folder/with spaces", "日本/👩‍👩‍👧", "-x", "--", "a\nb", "%s", "@file", "=", "x" * 2000]
+KNOWN = {entry.name: entry for kind in TRAINING_OPTIONS for entry in fields(kind)}
+REQUIRED = ["--model-path", "m", "--data-dir", "d", "--save", "s"]
+NAMES = st.sampled_from(sorted(KNOWN))
+UNKNOWN = st.sampled_from(["--mode1-path", "--learning-rate", "--model", "--lr-", "--LR", "---lr", "-l", "stray"])
+PAIRS = st.tuples(NAMES.map(flag) | UNKNOWN, st.sampled_from(VALUES) | st.text(max_size=6))
+
+
+def parse(kinds, words):
+    with mock.patch.object(sys, "argv", ["script.py", *words]):
+        return parse_arguments(kinds, "")
+
+
+def means(kind, value, text: str) -> bool:
+    """Say whether a parsed value is what the text says."""
+    if isinstance(value, bool):
+        return value == (text.lower() in ("true", "1", "yes", "t", "y"))
+    if isinstance(value, int):
+        return value == int(text)
+    if isinstance(value, float):
+        return value == float(text) and math.isfinite(value)
+    return value == text or value == [text]
+
+
+@cases(700, pairs=st.lists(PAIRS, max_size=3))
+def test_a_command_line_is_refused_or_every_value_is_the_given_one(pairs):
+    given = dict(pairs)  # of an option given twice, the last counts
+    try:
+        every, names = parse(TRAINING_OPTIONS, [*REQUIRED, *(word for pair in pairs for word in pair)])
+    except UserError as error:
+        assert str(error).strip()
+        return
+    options = merged(every)
+    assert all(name in KNOWN for name in names)
+    for option, text in given.items():
+        name = option[2:].replace("-", "_")
+        assert name in names
+        assert means(KNOWN[name].type, options[name], text), (option, text, options[name])
+    for name, entry in KNOWN.items():
+        if name not in names and isinstance(entry.default, str | int | float):
+            assert options[name] == entry.default
+
+
+@cases(500, words=st.lists(st.sampled_from([*map(flag, sorted(KNOWN)), *VALUES]), max_size=6))
+def test_any_order_of_words_ends_in_options_or_one_error(words):
+    try:
+        every, _ = parse(TRAINING_OPTIONS, words)
+    except UserError:
+        return
+    assert merged(every)["model_path"]
+
+
+@cases(
+    500,
+    method=st.sampled_from(["lm", "kd", "srkl-contra", "adaptive-srkl", "mixed-jsd-fdd", "distillm2-v2-contra"]),
+    changes=st.fixed_dictionaries(
+        {},
+        optional={
+            **dict.fromkeys(("do_train", "do_valid"), st.booleans()),
+            **dict.fromkeys(
+                ("teacher_model_path", "velocity_field_path", "gt_data_dir"), st.sampled_from([None, "t", "s"])
+            ),
+            "kd_ratio": st.sampled_from([1.0, 0.5]),
+        },
+    ),
+    given=st.sets(NAMES, max_size=4),
+)
+def test_options_that_a_method_lacks_are_refused_and_the_others_named(method, changes, given, capsys):
+    options = merged(parse(TRAINING_OPTIONS, [*REQUIRED, "--type", method])[0]) | changes
+    capsys.readouterr()
+    parsed = Method.parse(method)
+    refused = refusal(check_option_use, parsed, options, given) or refusal(check_save_folder, options)
+    warned = capsys.readouterr().err
+    assert warned.count("\n") <= 1
+    if refused is None:
+        assert options["do_train"] or options["do_valid"]
+        assert parsed == Method() or options["teacher_model_path"] is not None
+        assert not parsed.contra or options["velocity_field_path"] is not None
+    else:
+        assert "--" in refused
+
+
+@cases(
+    300,
+    pairs=st.lists(
+        st.tuples(
+            st.sampled_from(["seeds", "data-names", "num-rows", "max-length", "top-p"]),
+            st.lists(st.sampled_from([*NUMBERS, "dolly", "alpaca"]), max_size=3),
+        ),
+        max_size=3,
+    ),
+)
+def test_options_of_evaluation_are_refused_or_taken(pairs):
+    words = [word for name, values in pairs for word in (f"--{name}", *values)]
+    try:
+        (arguments, _), _ = parse(
+            [EvaluationArguments, DecodingArguments], ["--model-path", "m", "--save", "s", *words]
+        )
+    except UserError:
+        return
+    given = dict(pairs)
+    assert arguments.seeds and min(arguments.seeds) >= 0 and arguments.data_names
+    assert "seeds" not in given or arguments.seeds == [int(value) for value in given["seeds"]]
+    assert "data-names" not in given or arguments.data_names == given["data-names"]
+
+
+# ---- DeepSpeed's configuration -----------------------------------------------------------------------------------
+
+BLOCKS = st.sampled_from([None, True, 2, "auto", [], {}, {"stage": 2}, {"stage": 9}, {"enabled": True}, {"enabled": 1}])
+CONFIGS = st.dictionaries(
+    st.sampled_from(
+        ["zero_optimization", "bf16", "fp16", "gradient_clipping", "optimizer", "gradient_accumulation_steps"]
+    ),
+    BLOCKS,
+    max_size=4,
+)
+
+
+@cases(
+    300, text=CONFIGS.map(json.dumps) | st.sampled_from(["", "{", "[]", "3", "null", '"x"', "{}"]) | st.text(max_size=5)
+)
+def test_a_deepspeed_configuration_is_refused_or_agrees_with_the_options(tmp_path, text):
+    path = tmp_path / "config.json"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    try:
+        config = load_config(str(path), 4, 2, 1.0, "bf16", 1)
+    except UserError as error:
+        assert str(path) in str(error) and "\n" not in str(error)
+        return
+    assert (config["train_micro_batch_size_per_gpu"], config["gradient_accumulation_steps"]) == (4, 2)
+    assert config["bf16"]["enabled"] and not config["fp16"]["enabled"]
+
+
+# ---- what was wrong ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+@pytest.mark.parametrize(
+    ("kind", "option"),
+    [
+        (DecodingArguments, "--temperature"),
+        (DecodingArguments, "--repetition-penalty"),
+        (DistillationArguments, "--lm-coef"),
+        (OnPolicyArguments, "--loss-eps"),
+        (ModelArguments, "--peft-lora-dropout"),
+    ],
+)
+def test_bug_nan_and_infinity_passed_for_numbers(kind, option, value):
+    words = ["--model-path", "m"] if kind is ModelArguments else []
+    with pytest.raises(UserError, match=f"{option} .*{value}"):
+        parse([kind], [*words, option, value])
+
+
+def test_bug_a_dropout_above_1_ended_in_a_traceback_of_torch():
+    with pytest.raises(UserError, match=r"--peft-lora-dropout must lie between 0 and 1, not 1\.5"):
+        parse([ModelArguments], ["--model-path", "m", "--peft-lora-dropout", "1.5"])
+
+
+def test_bug_a_file_beside_the_script_added_options_that_nobody_saw(tmp_path):
+    (tmp_path / "script.args").write_text("--lr 0.3")
+    with mock.patch.object(sys, "argv", [str(tmp_path / "script.py"), "--save", "s"]):
+        (arguments,), _ = parse_arguments([TrainingArguments], "")
+    assert arguments.lr == 5e-4
+
+
+@pytest.mark.parametrize("text", ["[]", '{"bf16": true}', '{"zero_optimization": 2}'])
+def test_bug_json_that_is_no_deepspeed_configuration_ended_in_a_traceback(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match="is no DeepSpeed configuration"):
+        load_config(str(tmp_path / "config.json"), 4, 2, 1.0, "bf16", 1)
+
+
+def test_bug_a_path_that_is_not_utf8_broke_off_while_the_record_was_written(capsys):
+    with mock.patch.object(sys, "argv", ["script.py", "--save", "run\udcff"]), pytest.raises(SystemExit):
+        run_as_script(lambda: pytest.fail("the script was started"))
+    said = capsys.readouterr().err
+    assert said.startswith("script.py: error: ") and "not UTF-8" in said and said.count("\n") == 1
+
+
+def test_bug_a_line_break_in_a_path_made_two_lines_of_an_error(capsys):
+    def main() -> None:
+        raise UserError("no\nsuch folder does not exist")
+
+    with mock.patch.object(sys, "argv", ["script.py"]), pytest.raises(SystemExit):
+        run_as_script(main)
+    assert capsys.readouterr().err == "script.py: error: no\\nsuch folder does not exist\n"
