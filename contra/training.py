@@ -12,6 +12,7 @@ from contra.flow_matching import flow_matching_per_token
 from contra.projector import Projector
 from contra.velocity_field import VelocityField
 from data_utils.batching import TokenBatch
+from data_utils.errors import UserError
 from data_utils.randomness import keyed_seed, keyed_uniforms
 from distillm.batches import StepBatches
 from distillm.distributed import World
@@ -93,7 +94,9 @@ class FieldTrainer:
                 part = self._sum(batch) / count
             part.backward()
             loss += part.detach()
+        loss = self.world.sum(loss)
         self.world.sum_gradients(self.parameters)
+        self._require_finite(loss, micro_batches)
         rate = learning_rate(
             self.step,
             settings.total_steps,
@@ -106,7 +109,19 @@ class FieldTrainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
-        return self.world.sum(loss)
+        return loss
+
+    def _require_finite(self, loss: Tensor, micro_batches: list[TokenBatch]) -> None:
+        """Raise before a step that would spoil the weights; loss and gradients are those of all ranks."""
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if not torch.isfinite(loss + norm):
+            rows = [row for batch in micro_batches for row in batch.row_ids.tolist()]
+            raise UserError(
+                f"step {self.step + 1} of the velocity field was not taken: its loss is {float(loss):g}, the norm of "
+                f"its gradient {float(norm):g} (rows {rows}, on rank {self.world.rank}); "
+                "the last checkpoint stands: lower --lr, or look at these rows"
+            )
 
     def _sum(self, batch: TokenBatch) -> Tensor:
         """Return the sum of the squared velocity errors over the tokens of a micro-batch."""

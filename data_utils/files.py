@@ -1,12 +1,63 @@
 """Files and folders that are either complete or absent."""
 
+import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any
+
+ADVICE = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there, or ask for a larger quota",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
+    errno.EROFS: "make it writable, or choose another folder",
+    errno.EIO: "make room there, or look for a broken disk",
+}
+
+
+class WriteError(OSError):
+    """The disk did not take what was written; `str` is a line for the user."""
+
+    def __init__(self, number: int, path: str | Path):
+        super().__init__(number, os.strerror(number), str(path))
+
+    def __str__(self) -> str:
+        return (
+            f"cannot write {self.filename}: {self.strerror}; {ADVICE[self.errno]} and run the same command again: "  # type: ignore[index]
+            "what was complete before still stands"
+        )
+
+
+class Writing:
+    """A block that writes `path`: a disk that is full or read-only ends it as a `WriteError` that names `path`.
+
+    It looks at any exception: the libraries that write weights and tokenizers have kinds of their own.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        number = disk_error(error)
+        if number in ADVICE:
+            raise WriteError(number, self.path) from error
+
+
+def disk_error(error: BaseException | None) -> int:
+    """Return the system's number of a failed write, 0 for any other error."""
+    if isinstance(error, OSError):
+        return 0 if error.errno == errno.EIO and not isinstance(error, WriteError) else error.errno or 0
+    rust = re.search(r"\(os error (\d+)\)$", str(error))  # of safetensors and tokenizers
+    torch_save = re.search(r"PytorchStreamWriter failed|inline_container\.cc.*unexpected pos", str(error))
+    return int(rust[1]) if rust else errno.EIO if torch_save else 0
 
 
 def fsync_path(path: Path) -> None:
@@ -18,46 +69,69 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def fsync_tree(folder: Path) -> None:
+    """Flush a folder and everything in it."""
+    for path in (*folder.rglob("*"), folder):
+        fsync_path(path)
+
+
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary sibling to write to; it becomes `path` when the block ends, vanishes when it fails."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        fsync_path(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with Writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            fsync_path(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary sibling folder to fill; it replaces `path` when the block ends, vanishes when it fails."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        yield temporary
-        for entry in sorted(temporary.rglob("*")):
-            fsync_path(entry)
-        if path.exists():
-            retired = path.with_name(f".{path.name}.{os.getpid()}.old")
-            os.rename(path, retired)
-            os.rename(temporary, path)
-            shutil.rmtree(retired)
-        else:
-            os.rename(temporary, path)
-        fsync_path(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    temporary, retired = (path.with_name(f".{path.name}.{os.getpid()}.{ending}") for ending in ("tmp", "old"))
+    with Writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in (temporary, retired) if path.exists() else (temporary,):
+            shutil.rmtree(leftover, ignore_errors=True)
+        temporary.mkdir()
+        try:
+            yield temporary
+            fsync_tree(temporary)
+            if path.exists():
+                os.rename(path, retired)
+                os.rename(temporary, path)
+                shutil.rmtree(retired)
+            else:
+                os.rename(temporary, path)
+            fsync_path(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder at once: a process killed meanwhile leaves nothing under this name."""
+    if path.exists():
+        doomed = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        shutil.rmtree(doomed, ignore_errors=True)
+        os.rename(path, doomed)
+        shutil.rmtree(doomed)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left of `atomic_file` and `atomic_folder` directly in a folder."""
+    """Remove what killed processes left of this module's work directly in a folder.
+
+    A folder that was moved away for its successor, which did not come, comes back.
+    """
+    for retired in folder.glob(".*.*.old"):
+        path = folder / retired.name[1:].rsplit(".", 2)[0]
+        if not path.exists():
+            os.rename(retired, path)
     for ending in ("tmp", "old"):
         for path in folder.glob(f".*.{ending}"):
             if path.is_dir():

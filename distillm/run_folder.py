@@ -1,13 +1,12 @@
 """The save folder of a run: fresh, to be resumed, or finished, and never that of another run."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from data_utils.errors import UserError
-from data_utils.files import remove_leftovers, write_json
+from data_utils.files import Writing, remove_folder, remove_leftovers, write_json
 from distillm.distributed import World
 
 ARGUMENTS = "args.json"
@@ -45,20 +44,21 @@ def start_run(save: str, header: Mapping[str, Any], resume: str, world: World) -
     """Make the save folder ready and write `args.json`, once everything a run needs is known to be there."""
     folder = Path(save)
     if world.is_main:
-        folder.mkdir(parents=True, exist_ok=True)
-        if resume == "never":
-            _forget(folder)
-        remove_leftovers(folder)
-        write_json(folder / ARGUMENTS, header)
+        with Writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(folder)
+            if resume == "never":
+                _forget(folder)
+            write_json(folder / ARGUMENTS, header)
     world.barrier()
 
 
 def _forget(folder: Path) -> None:
-    """Remove what an earlier run left for its own continuation."""
-    for name in (FINISHED, ARGUMENTS, "log.jsonl", "training.log"):
-        (folder / name).unlink(missing_ok=True)
+    """Remove what an earlier run left for its own continuation; `args.json`, which says whose it is, is replaced."""
     for name in ("checkpoints", "checkpoint", "best"):
-        shutil.rmtree(folder / name, ignore_errors=True)
+        remove_folder(folder / name)
+    for name in (FINISHED, "log.jsonl", "training.log"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _check_same_run(folder: Path, header: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.utils.data import Subset
 from transformers import PreTrainedTokenizerBase
 
@@ -33,12 +34,13 @@ from distillm.models import (
 )
 
 
-def load_student(arguments: ModelArguments, world: World) -> SplitModel:
-    """Load the model to train, in fp32, with adapters when asked for."""
+def load_student(arguments: ModelArguments, world: World, seed: int) -> SplitModel:
+    """Load the model to train, in fp32, with adapters when asked for: `seed` decides their first weights."""
     check_model_type(arguments.model_path, arguments.model_type)
     base, adapter = split_checkpoint(arguments.model_path, arguments.peft_path)
     model = load_causal_lm(base, adapter_path=adapter, trainable_adapter=True)
     if arguments.peft == "lora" and adapter is None:
+        torch.manual_seed(keyed_seed(seed, "adapter weights"))
         model = add_lora(model, arguments.peft_lora_r, arguments.peft_lora_alpha, arguments.peft_lora_dropout)
     if arguments.gradient_checkpointing:
         enable_gradient_checkpointing(model)

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from data_utils.errors import UserError
-from data_utils.files import atomic_folder, write_json
+from data_utils.files import Writing, atomic_folder, write_json
 from data_utils.randomness import keyed_seed
 from distillm.batches import StepBatches
 from distillm.checkpoint import Checkpointable, Checkpoints
@@ -193,16 +193,32 @@ class Trainer:
             self.engine.backward(self.objective.loss(terms))
             summed += terms.detach()
         try:
+            if self.world.sum((~summed.isfinite()).any().float()) > 0:  # on any rank, so that none waits for another
+                raise NonFiniteError("the loss is not finite")
             return StepResult(summed, self.engine.step(settings.learning_rate(step)))
         except NonFiniteError as error:
-            raise UserError(self._diverged(step, summed, micro_batches, error)) from error
+            raise UserError(self._diverged(step, normalisers, summed, micro_batches, error)) from error
 
-    def _diverged(self, step: int, terms: Tensor, micro_batches: list[MicroBatch], error: NonFiniteError) -> str:
-        """Describe a step that was not taken."""
-        values = ", ".join(f"{t.name} {v:g}" for t, v in zip(self.objective.terms, terms.tolist(), strict=True))
-        rows = [row for batch in micro_batches for row in batch["instruction"].row_ids.tolist()]
+    def _diverged(
+        self, step: int, normalisers: Tensor, summed: Tensor, micro_batches: list[MicroBatch], error: NonFiniteError
+    ) -> str:
+        """Describe a step that was not taken: each term's value and its own gradient, and all the rows."""
+        self.term_gradients.gradients = []
+        torch.manual_seed(keyed_seed(self.settings.seed, "dropout", step, self.world.rank))
+        for micro_batch in micro_batches:
+            done = self.settings.progress(step)
+            self.term_gradients.add(self._autocast(self.objective.term_values, micro_batch, normalisers, done))
+        norms = self.term_gradients.norms()
+        values = ", ".join(
+            f"{term.name} {value:g} with gradient {norms[f'gradient_{term.name}']:g}"
+            for term, value in zip(self.objective.terms, summed.tolist(), strict=True)
+        )
+        rows = "; ".join(
+            f"{source} rows {[row for batch in micro_batches for row in batch[source].row_ids.tolist()]}"
+            for source in self.objective.sources
+        )
         return (
-            f"step {step} was not taken: {error} (terms on rank {self.world.rank}: {values}; rows {rows}); "
+            f"step {step} was not taken: {error} ({values}; {rows}, on rank {self.world.rank}); "
             "the last checkpoint stands: lower --lr, or look at these rows"
         )
 
@@ -282,9 +298,10 @@ class Trainer:
             self._export(best)
         if self.world.is_main:
             # A run killed in here comes back with some files moved already; the rest still lies in `best`.
-            for file in sorted(best.iterdir()) if best.exists() else []:
-                file.replace(save / file.name)
-            shutil.rmtree(best, ignore_errors=True)
+            with Writing(save):
+                for file in sorted(best.iterdir()) if best.exists() else []:
+                    file.replace(save / file.name)
+                shutil.rmtree(best, ignore_errors=True)
             kept = self.state.best_step if keeps_best else self.state.step
             write_json(save / FINISHED, {"step": self.state.step, "kept_step": kept, "best": self.state.best_score})
         self.checkpoints.delete()

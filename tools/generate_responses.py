@@ -19,7 +19,7 @@ from typing import Any, Protocol
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_utils.errors import UserError, run_as_script
-from data_utils.files import fsync_path, write_json
+from data_utils.files import Writing, fsync_path, write_json
 from data_utils.instructions import read_jsonl
 from data_utils.prompts import encode_prompt, format_prompt
 from distillm.arguments import (
@@ -92,7 +92,6 @@ def main() -> None:
     make = vllm_responder if arguments.vllm else transformers_responder
     respond = make(arguments, decoding, world)
     if world.is_main:
-        output.parent.mkdir(parents=True, exist_ok=True)
         write_json(record, header)
     bar = progress(total=len(prompts), initial=done, desc="responses", rank=world.rank)
     for rows in rounds(done, len(prompts), arguments.eval_batch_size * world.size * BATCHES_PER_ROUND):
@@ -165,9 +164,10 @@ def rounds(first: int, last: int, size: int) -> Iterator[list[int]]:
 
 def append(path: Path, records: list[dict[str, Any]]) -> None:
     """Append lines and flush them to disk."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    fsync_path(path)
+    with Writing(path):
+        with open(path, "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        fsync_path(path)
 
 
 def transformers_responder(arguments: ResponseArguments, decoding: DecodingArguments, world: World) -> Responder:

@@ -1,6 +1,8 @@
 """Interrupted + resumed = uninterrupted, bitwise; a killed run leaves no trace in the result."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,11 +11,17 @@ from transformers import PreTrainedTokenizerBase
 import finetune
 import train_velocity_field
 from contra.training import FieldTrainer
+from distillm import run_folder
 from distillm.checkpoint import Checkpoints
 from distillm.engine import TorchEngine
 from distillm.trainer import Trainer
+from distillm.validation import Validator
+from tests.entry.every_method import make_pairs, options_of
 
 TYPES = ["lm", "adaptive-srkl", "adaptive-srkl-contra"]
+# `kd` stands for every divergence: they share all state.
+METHODS = ["kd", "srkl-fdd", "mixed-jsd", "rkl-contra-fdd", "distillm2-v1", "distillm2-v2-contra"]
+METHODS += ["lm with LoRA", "adaptive-srkl with LoRA"]
 SAVE_INTERVAL = 4  # no divisor of the 6 steps of an epoch
 
 # Where a run is killed: the owner of a method, its name, and at which call of it.
@@ -46,6 +54,11 @@ def uninterrupted(tmp_path_factory, options, call_script):
         return folders[kind]
 
     return run_once
+
+
+@pytest.fixture(scope="module")
+def pairs(world, tmp_path_factory, call_script):
+    return make_pairs(world, tmp_path_factory.mktemp("pairs"), call_script)
 
 
 def result(contents, save):
@@ -82,6 +95,45 @@ def test_a_killed_run_that_is_run_again_ends_bitwise_like_an_uninterrupted_one(
     assert not (save / "finished.json").exists()
     assert call_script(finetune.main, options(save, kind)) == 0
     assert result(contents, save) == result(contents, uninterrupted(kind))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_ends_bitwise_the_same_when_it_is_killed_and_run_again(
+    name, world, pairs, call_script, run_killed, read_log, contents, tmp_path
+):
+    """After an epoch's end, so that what was made there (a field, responses, adapters) comes from the checkpoint."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    more = ["--epochs", 2, "--save-interval", SAVE_INTERVAL, "--log-interval", 1]
+    if "mixed" in name:
+        more += ["--capacity", 8, "--mixed-alpha", 0.7]
+    assert call_script(finetune.main, options_of(world, pairs, name, whole, *more)) == 0
+    run_killed(finetune.main, options_of(world, pairs, name, killed, *more), Trainer, "_train_step", 10)
+    assert (killed / "checkpoints" / "latest").read_text() == "step-00000008\n"
+    assert call_script(finetune.main, options_of(world, pairs, name, killed, *more)) == 0
+    assert result(contents, killed) == result(contents, whole)
+    log = read_log(whole)
+    assert sum("loss" in record for record in log) == 12
+    assert any("velocity_field_loss" in record for record in log) == ("contra" in name)
+    assert any("mean_rejected_length" in record for record in log) == ("distillm2" in name)
+    if "mixed" in name:
+        assert log[-2]["mixed_share"] > 0 and log[-2]["dataset_share"] > 0
+
+
+def test_the_model_kept_is_chosen_the_same_when_the_best_stood_before_the_kill(
+    world, run_killed, call_script, contents, tmp_path, monkeypatch
+):
+    losses = {0: 6.0, 4: 4.0, 8: 2.0, 12: 3.0, 16: 2.5, 18: 2.0}
+    monkeypatch.setattr(Validator, "validate", lambda _, student, step: {"dev_loss": losses[step]})
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+
+    def options(save):
+        return world.training(save, "--eval-interval", 4, "--save-interval", 5)
+
+    assert call_script(finetune.main, options(whole)) == 0
+    assert json.loads((whole / "finished.json").read_text())["kept_step"] == 8
+    run_killed(finetune.main, options(killed), Trainer, "_train_step", 14)
+    assert call_script(finetune.main, options(killed)) == 0
+    assert result(contents, killed) == result(contents, whole)
 
 
 def test_a_run_killed_twice_and_in_the_middle_of_its_end_is_the_same_too(
@@ -129,13 +181,49 @@ def test_resume_never_forgets_the_checkpoint_of_a_velocity_field(world, run_kill
     assert result(contents, killed) == result(contents, fresh)
 
 
-@pytest.mark.parametrize("call_number", [3, 9, 12])
+@pytest.mark.parametrize(("data", "call_number"), [("rows", 3), ("rows", 9), ("rows", 12), ("pairs", 10)])
 def test_a_killed_velocity_field_ends_bitwise_like_an_uninterrupted_one(
-    call_number, world, run_killed, train_field, tmp_path, contents
+    data, call_number, world, pairs, run_killed, train_field, tmp_path, contents
 ):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    more = ["--save-interval", SAVE_INTERVAL, "--data-dir", world.store if data == "rows" else pairs]
+    assert train_field(whole, *more).status == 0
+    run_killed(train_velocity_field.main, world.stage_1(killed, *more), FieldTrainer, "_train_step", call_number)
+    assert train_field(killed, *more).status == 0
+    assert result(contents, killed) == result(contents, whole)
+
+
+def test_bug_a_velocity_field_killed_while_its_checkpoint_is_replaced_keeps_the_previous_one(
+    world, run_killed, train_field, tmp_path, contents
+):
+    """The old folder was moved away, the new one had no name yet, and the next start removed both."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert train_field(whole, "--save-interval", SAVE_INTERVAL).status == 0
     options = world.stage_1(killed, "--save-interval", SAVE_INTERVAL)
-    run_killed(train_velocity_field.main, options, FieldTrainer, "_train_step", call_number)
+    run_killed(train_velocity_field.main, options, os, "rename", 3)  # 1: first save; 2, 3: swap at the second
+    assert not (killed / "checkpoint").exists()
     assert train_field(killed, "--save-interval", SAVE_INTERVAL).status == 0
+    assert "resumed after step 4\n" in (killed / "training.log").read_text()
     assert result(contents, killed) == result(contents, whole)
+
+
+def test_bug_a_run_killed_while_resume_never_forgets_an_unfinished_one_can_be_started_again(
+    uninterrupted, options, run_killed, call_script, tmp_path, contents
+):
+    """`latest` was still there, what it named was not."""
+    save = tmp_path / "killed"
+    run_killed(finetune.main, options(save, "lm"), *KILLS["in an epoch"])
+    run_killed(finetune.main, [*options(save, "lm"), "--resume", "never"], os, "unlink", 3)
+    assert call_script(finetune.main, options(save, "lm")) == 0
+    assert result(contents, save) == result(contents, uninterrupted("lm"))
+
+
+def test_bug_a_run_killed_while_resume_never_forgets_a_finished_one_can_be_started_again(
+    uninterrupted, options, run_killed, call_script, tmp_path, contents
+):
+    """`args.json` was gone, and the model in the folder belonged to nobody."""
+    save = shutil.copytree(uninterrupted("lm"), tmp_path / "killed")
+    run_killed(finetune.main, [*options(save, "lm"), "--resume", "never"], run_folder, "write_json", 1)
+    assert not (save / "finished.json").exists()
+    assert call_script(finetune.main, [*options(save, "lm"), "--resume", "never"]) == 0
+    assert result(contents, save) == result(contents, uninterrupted("lm"))

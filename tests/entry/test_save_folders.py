@@ -55,5 +55,5 @@ def test_a_step_that_diverges_is_one_line_with_step_terms_and_rows(run, world, t
     assert outcome.status == 1
     assert "Traceback" not in outcome.err
     (line,) = [line for line in outcome.err.splitlines() if "error:" in line]
-    for words in ("was not taken: the gradient is not finite", "cross_entropy", "rows ["):
+    for words in ("was not taken: the loss is not finite", "cross_entropy", "rows ["):
         assert words in line
