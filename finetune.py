@@ -23,7 +23,7 @@ from contra.field_files import load_field
 from contra.term import AlignmentTerm
 from contra.training import FieldRefresh, FieldSettings, FieldTrainer
 from data_utils.batching import Row
-from data_utils.errors import run_as_script
+from data_utils.errors import UserError, run_as_script
 from data_utils.response_pairs import PairDataset
 from distillm.arguments import (
     TRAINING_OPTIONS,
@@ -212,9 +212,14 @@ def setup_engine(arguments: Arguments, student: SplitModel, precision: str, worl
         training.gradient_accumulation_steps,
         training.clip_grad,
         precision,
-        world.size,
     )
-    return DeepSpeedEngine(student.model, training.weight_decay, config, world)
+    engine = DeepSpeedEngine(student.model, training.weight_decay, config, world)
+    if engine.zero_stage == 3 and arguments.distillation.log_term_gradients:
+        raise UserError(
+            f"--log-term-gradients needs whole gradients, ZeRO 3 of {training.deepspeed_config} scatters them; "
+            "leave it out, or use ds_config_zero2.json"
+        )
+    return engine
 
 
 def setup_generator(arguments: Arguments, tokenizer: PreTrainedTokenizerBase, world: World) -> Generator:

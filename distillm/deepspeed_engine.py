@@ -17,9 +17,7 @@ from distillm.engine import NonFiniteError, make_optimizer, set_learning_rate
 LONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "2012"}
 
 
-def load_config(
-    path: str, batch_size: int, accumulation: int, clip: float, precision: str, world_size: int
-) -> dict[str, Any]:
+def load_config(path: str, batch_size: int, accumulation: int, clip: float, precision: str) -> dict[str, Any]:
     """Read a DeepSpeed configuration and fill in every "auto" from the run's options."""
     try:
         config = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -29,7 +27,9 @@ def load_config(
         ) from error
     except ValueError as error:
         raise UserError(f"--deepspeed_config {path} is not JSON: {error}") from error
-    blocks = [config.get(name, {}) for name in ("zero_optimization", "bf16", "fp16")] if isinstance(config, dict) else []
+    blocks = (
+        [config.get(name, {}) for name in ("zero_optimization", "bf16", "fp16")] if isinstance(config, dict) else []
+    )
     if not blocks or not all(isinstance(block, dict) for block in blocks):
         raise UserError(f"--deepspeed_config {path} is no DeepSpeed configuration; see those in configs/deepspeed/")
     if "optimizer" in config or "scheduler" in config:
@@ -44,11 +44,6 @@ def load_config(
             config[name] = value
         if config[name] != value:
             raise UserError(f"{path} says {name} {config[name]}, the options say {value}; make them agree")
-    if config.get("zero_optimization", {}).get("stage") == 3 and world_size > 1:
-        raise UserError(
-            f"{path} asks for ZeRO 3 on {world_size} processes, where every call of the model waits for all of them "
-            "and generation would hang; use ds_config_zero2.json"
-        )
     for name in ("bf16", "fp16"):
         # The run's precision is resolved for this hardware; a CPU refuses fp16, for one.
         config[name] = {**config.get(name, {}), "enabled": precision == name}
@@ -71,6 +66,9 @@ class DeepSpeedEngine:
         self.zero_stage = config.get("zero_optimization", {}).get("stage", 0)
 
     def backward(self, loss: Tensor) -> None:
+        if self.zero_stage > 0:
+            # Its own `forward` would say that a new micro-batch begins; body and head are called without it.
+            self.optimizer.clear_backward_seen_flag()
         # DeepSpeed averages over accumulation steps and ranks, where this loss wants a sum.
         self.engine.backward(loss * (self.engine.gradient_accumulation_steps() * self.world.size))
         if not self.engine.is_gradient_accumulation_boundary():
@@ -78,11 +76,16 @@ class DeepSpeedEngine:
 
     def step(self, learning_rate: float) -> Tensor:
         set_learning_rate(self.optimizer, learning_rate)
-        self.engine.step()
-        norm = self.engine.get_global_grad_norm()
-        norm = torch.as_tensor(0.0 if norm is None else norm, dtype=torch.float32)
+        computes_norm = hasattr(self.optimizer, "_global_grad_norm")
+        if computes_norm:
+            self.engine.step()
+            norm = torch.as_tensor(self.engine.get_global_grad_norm(), dtype=torch.float32)
+        else:  # ZeRO 0 in fp32 is plain AdamW, and the gradients lie open, summed over the ranks
+            norm = nn.utils.get_total_norm([p.grad for p in self.module.parameters() if p.grad is not None])
         if not self.config["fp16"]["enabled"] and not torch.isfinite(norm):
             raise NonFiniteError("the gradient is not finite")
+        if not computes_norm:
+            self.engine.step()
         return norm
 
     def save_state(self, folder: Path) -> None:

@@ -145,4 +145,4 @@ class ContrastiveTerm:
             return weights.squeeze(-1) * divergence(self.student.head(student_states), teacher_logits)
 
         tensors = student_states[mask], teacher_states[mask], weights.unsqueeze(-1)
-        return sum_over_chunks(per_token, tensors, self.student.vocab_size)
+        return sum_over_chunks(per_token, tensors, self.student.vocab_size, self.student.head)

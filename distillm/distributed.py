@@ -65,6 +65,20 @@ class World:
             dist.barrier()
 
 
+def is_sharded(module: torch.nn.Module) -> bool:
+    """Say whether the ranks hold a piece of each weight (DeepSpeed's ZeRO 3), so that each call waits for them all."""
+    return dist.is_initialized() and any(hasattr(parameter, "ds_id") for parameter in module.parameters())
+
+
+def calls_of(module: torch.nn.Module, needed: int) -> int:
+    """Return how often this rank calls a module that it needs `needed` times: all ranks alike, if it is sharded."""
+    if not is_sharded(module):
+        return needed
+    most = torch.tensor(needed, device=next(module.parameters()).device)
+    dist.all_reduce(most, op=dist.ReduceOp.MAX)
+    return int(most)
+
+
 def join_world() -> World:
     """Read torchrun's environment, join the process group if there is one, and choose the device."""
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))

@@ -58,4 +58,4 @@ class FeatureDynamicsTerm:
             return fdd_per_token(self.student.head(student_states), teacher_logits)
 
         states = stack_selected(student.scheduled, mask), stack_selected(teacher.scheduled, mask)
-        return sum_over_chunks(per_token, states, len(student.scheduled) * self.student.vocab_size)
+        return sum_over_chunks(per_token, states, len(student.scheduled) * self.student.vocab_size, self.student.head)

@@ -25,7 +25,7 @@ from transformers import (
 from data_utils.batching import collate_prompts
 from data_utils.errors import UserError
 from data_utils.randomness import keyed_uniforms
-from distillm.distributed import World
+from distillm.distributed import World, calls_of, is_sharded
 from distillm.reporting import progress
 
 
@@ -107,8 +107,11 @@ class Generator:
         bar = progress(total=len(mine), desc=description or "", rank=self.world.rank if description else -1)
         answers: list[list[int]] = []
         with ready_to_generate(model):
-            for first in range(0, len(mine), self.batch_size):
-                batch = mine[first : first + self.batch_size]
+            for number in range(calls_of(model, -(-len(mine) // self.batch_size))):
+                batch = mine[number * self.batch_size :][: self.batch_size]
+                if not batch:  # the other ranks wait for this one: it answers a prompt once more
+                    self._respond_batch(model, [prompts[0]], uniforms[:1])
+                    continue
                 answers += self._respond_batch(model, [prompts[i] for i in batch], uniforms[batch])
                 bar.update(len(batch))
         bar.close()
@@ -126,6 +129,7 @@ class Generator:
             attention_mask=batch.attention_mask,
             generation_config=self._configuration(),
             logits_processor=self._processors(torch.from_numpy(uniforms).to(device), width),
+            synced_gpus=is_sharded(model),
         )
         return [until_eos(answer, self.eos_id) for answer in output[:, width:].tolist()]
 

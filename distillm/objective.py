@@ -98,7 +98,7 @@ class DivergenceTerm:
             return self.divergence(self.student.head(student_states), teacher_logits)
 
         tensors = student.last[mask], teacher.last[mask]
-        return sum_over_chunks(per_token, tensors, self.student.vocab_size)
+        return sum_over_chunks(per_token, tensors, self.student.vocab_size, self.student.head)
 
 
 def cross_entropy_sum(model: SplitModel, states: Tensor, batch: TokenBatch) -> Tensor:
@@ -109,7 +109,7 @@ def cross_entropy_sum(model: SplitModel, states: Tensor, batch: TokenBatch) -> T
     def per_token(states: Tensor, labels: Tensor) -> Tensor:
         return cross_entropy_per_token(model.head(states), labels)
 
-    return sum_over_chunks(per_token, (states[mask], labels), model.vocab_size)
+    return sum_over_chunks(per_token, (states[mask], labels), model.vocab_size, model.head)
 
 
 class Objective:

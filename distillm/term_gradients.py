@@ -6,7 +6,7 @@ That is the block of the last scheduled layer, if layers are compared: the align
 import torch
 from torch import Tensor
 
-from distillm.distributed import World
+from distillm.distributed import World, is_sharded
 from distillm.objective import Objective
 
 
@@ -35,6 +35,8 @@ class TermGradients:
         return norms
 
     def _gradient(self, value: Tensor) -> Tensor:
+        if is_sharded(self.objective.student.model):  # ZeRO 3: unknown
+            return value.new_full((1,), torch.nan)
         gradients = torch.autograd.grad(value, self.parameters, retain_graph=True, allow_unused=True)
         pairs = zip(gradients, self.parameters, strict=True)
         return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in pairs])

@@ -7,31 +7,37 @@ over chunks of tokens, recomputed in the backward pass, so no `[B, T, V]` tensor
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+from distillm.distributed import calls_of
 
 # Logits (or other values as wide) of one chunk: 128 MiB in fp32.
 CHUNK_ELEMENTS = 2**25
 
 
-def sum_over_chunks(per_token: Callable[..., Tensor], tensors: tuple[Tensor, ...], width: int) -> Tensor:
+def sum_over_chunks(
+    per_token: Callable[..., Tensor], tensors: tuple[Tensor, ...], width: int, head: nn.Module | None = None
+) -> Tensor:
     """Return the sum of `per_token(*tensors)` (`[..., M, D]` each → `[M]`), evaluated in chunks of tokens.
 
     `width` is the number of values that `per_token` holds for each token (vocabulary × layers, say).
-    A single chunk is not recomputed: it already fits.
+    A single chunk is not recomputed: it already fits. `head` is the student's, if `per_token` calls it.
     """
     num_tokens = tensors[0].shape[-2]
     chunk = max(1, CHUNK_ELEMENTS // width)
-    if num_tokens <= chunk:
+    num_chunks = max(1, -(-num_tokens // chunk))
+    if head is not None:
+        num_chunks = calls_of(head, num_chunks)
+    if num_chunks == 1:
         return per_token(*tensors).sum()
 
     def chunk_sum(*parts: Tensor) -> Tensor:
         return per_token(*parts).sum()
 
     total = tensors[0].new_zeros((), dtype=torch.float32)
-    for start in range(0, num_tokens, chunk):
-        parts = [tensor.narrow(-2, start, min(chunk, num_tokens - start)) for tensor in tensors]
+    for parts in zip(*(tensor.tensor_split(num_chunks, dim=-2) for tensor in tensors), strict=True):
         total = total + checkpoint(chunk_sum, *parts, use_reentrant=False)
     return total
 

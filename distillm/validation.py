@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data_utils.batching import Row, collate
 from data_utils.instructions import InstructionDataset
-from distillm.distributed import World
+from distillm.distributed import World, calls_of
 from distillm.generation import Generator
 from distillm.metrics import compute_metrics
 from distillm.models import SplitModel
@@ -59,12 +59,14 @@ class Validator:
         by_length = sorted(self.rows, key=len)
         mine: Sequence[Row] = self.world.share(by_length)
         sums = torch.zeros(2, dtype=torch.float64)
-        for first in range(0, len(mine), self.settings.batch_size):
-            rows = mine[first : first + self.settings.batch_size]
-            batch = collate(rows, self.tokenizer.pad_token_id, self.settings.max_length)  # type: ignore[arg-type]
+        size = self.settings.batch_size
+        for number in range(calls_of(student.model, -(-len(mine) // size))):
+            rows = mine[number * size :][:size]
+            batch = collate(rows or self.rows[:1], self.tokenizer.pad_token_id, self.settings.max_length)  # type: ignore[arg-type]
             batch = batch.to(self.world.device)
             total = cross_entropy_sum(student, student.forward(batch).last, batch)
-            sums += torch.stack([total, batch.response_mask.sum()]).double().cpu()
+            if rows:  # else the other ranks wait for this one
+                sums += torch.stack([total, batch.response_mask.sum()]).double().cpu()
         total, count = self.world.sum(sums.to(self.world.device)).tolist()
         return total / max(1.0, count)
 

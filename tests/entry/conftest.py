@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -32,6 +33,7 @@ from tools import process_data_dolly, process_data_pretrain
 COLOURS = ["red", "green", "blue", "black", "white", "pink", "brown", "grey"]
 LENGTHS = ["--max-length", "64", "--max-prompt-length", "48"]
 NUM_PAIRS, STUDENT_WIDTH, TEACHER_WIDTH = 3, 16, 24
+LONGEST_RUN = 300  # seconds of one process
 
 
 @dataclass
@@ -265,21 +267,29 @@ def run_killed():
 
 
 @pytest.fixture
-def run_on_two():
-    """Run a script in two processes that exchange values with gloo, as torchrun would start them."""
+def run_on():
+    """Run a script in several processes that exchange values with gloo, as torchrun would start them."""
 
-    def run_both(main: Callable[[], None], options: list[Any]) -> None:
+    def run_on_all(count: int, main: Callable[[], None], options: list[Any]) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
-        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        children = [
-            in_child(lambda: call(main, options), {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-            for rank in range(2)
-        ]
-        assert [wait_for(child) for child in children] == [0, 0]
 
-    return run_both
+        def child() -> int:
+            signal.alarm(LONGEST_RUN)  # processes that wait for each other for ever are killed
+            return call(main, options)
+
+        shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        ranks = [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+        children = [in_child(child, environment) for environment in ranks]
+        assert [wait_for(child) for child in children] == [0] * count
+
+    return run_on_all
+
+
+@pytest.fixture
+def run_on_two(run_on):
+    return partial(run_on, 2)
 
 
 @pytest.fixture

@@ -194,7 +194,7 @@ def test_a_deepspeed_configuration_is_refused_or_agrees_with_the_options(tmp_pat
     path = tmp_path / "config.json"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     try:
-        config = load_config(str(path), 4, 2, 1.0, "bf16", 1)
+        config = load_config(str(path), 4, 2, 1.0, "bf16")
     except UserError as error:
         assert str(path) in str(error) and "\n" not in str(error)
         return
@@ -238,7 +238,7 @@ def test_bug_a_file_beside_the_script_added_options_that_nobody_saw(tmp_path):
 def test_bug_json_that_is_no_deepspeed_configuration_ended_in_a_traceback(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match="is no DeepSpeed configuration"):
-        load_config(str(tmp_path / "config.json"), 4, 2, 1.0, "bf16", 1)
+        load_config(str(tmp_path / "config.json"), 4, 2, 1.0, "bf16")
 
 
 def test_bug_a_path_that_is_not_utf8_broke_off_while_the_record_was_written(capsys):
