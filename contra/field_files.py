@@ -4,13 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from contra.projector import Projector
 from contra.velocity_field import VelocityField
-from data_utils.errors import UserError
+from data_utils.errors import Reading, UserError
 from data_utils.files import atomic_file, write_json
 
 VELOCITY_FIELD = "velocity_field"
@@ -89,10 +88,8 @@ def _check(folder: str | Path, shape: dict[str, Any], key: str, expected: int, m
 
 
 def _build(kind: type, folder: Path, name: str, shape: dict[str, Any]) -> Any:
-    try:
+    file = folder / f"{name}.safetensors"
+    with Reading(str(file), f"; {name}.safetensors does not fit {name}.json: train it again"):
         module = kind(**shape)
-        module.load_state_dict(load_file(folder / f"{name}.safetensors"))
-    except (TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{folder / name}.safetensors does not fit {name}.json ({reason}); train it again") from error
+        module.load_state_dict(load_file(file))
     return module

@@ -3,10 +3,39 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from types import TracebackType
 
 
 class UserError(ValueError):
     """A mistake of the user's: one line that says what is wrong, both values, and what to do."""
+
+
+class Reading:
+    """While another library reads a user's files: whatever it raises becomes one line that says which.
+
+    On a damaged file libraries raise anything, `tokenizers` even a plain `Exception`: no list of classes would do. So
+    the block holds the library's call and nothing else.
+    """
+
+    def __init__(self, what: str, advice: str = ""):
+        self.what, self.advice = what, advice
+
+    def __enter__(self) -> None:
+        """Nothing is opened."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception) and not isinstance(error, UserError):
+            raise UserError(f"cannot load {self.what}: {reason(error)}{self.advice}") from error
+
+
+def reason(error: Exception) -> str:
+    """Return in one line what an error says, and of what kind it is where its text alone would puzzle."""
+    if isinstance(error, OSError):
+        return str(error).strip().split("\n")[0]  # the hub's go on for paragraphs
+    text = " ".join(str(error).split())[:300]
+    return text if isinstance(error, ValueError | RuntimeError) and text else f"{type(error).__name__}: {text}"
 
 
 def run_as_script(main: Callable[[], None]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_utils.batching import Row, TokenBatch, collate
-from data_utils.errors import UserError
+from data_utils.errors import Reading, UserError
 from data_utils.prompts import encode_example
 
 if TYPE_CHECKING:
@@ -89,10 +89,8 @@ def is_pair_folder(folder: str | Path) -> bool:
 def _load_table(folder: str | Path, split: str):  # type: ignore[no-untyped-def]  # datasets takes seconds to import
     from datasets import DatasetDict, load_from_disk
 
-    try:
+    with Reading(str(folder), f"; {folder} holds no response pairs; make them with tools/build_response_pairs.py"):
         tables = load_from_disk(str(folder))
-    except (FileNotFoundError, ValueError, IndexError) as error:  # IndexError: a split without rows
-        raise UserError(f"{folder} holds no response pairs; make them with tools/build_response_pairs.py") from error
     if not isinstance(tables, DatasetDict) or split not in tables:
         raise UserError(f"{folder} has no split {split!r}; make it with tools/build_response_pairs.py")
     missing = set(COLUMNS) - set(tables[split].column_names)
@@ -100,4 +98,10 @@ def _load_table(folder: str | Path, split: str):  # type: ignore[no-untyped-def]
         raise UserError(f"{folder} lacks the columns {', '.join(sorted(missing))}; it needs {', '.join(COLUMNS)}")
     if not len(tables[split]):
         raise UserError(f"{folder} has no pair in its split {split!r}")
+    with Reading(f"{folder}, split {split}", "; make it anew with tools/build_response_pairs.py"):
+        columns = tables[split].data.table
+        columns.validate(full=True)  # a map of the file: unchecked, a damaged one is read out of its bounds
+        wrong = [name for name in COLUMNS if str(columns[name].type) != "string" or columns[name].null_count]
+        if wrong:
+            raise ValueError(f"its column {wrong[0]} is not all text")
     return tables[split]

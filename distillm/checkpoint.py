@@ -12,19 +12,15 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Protocol
 
-from safetensors import SafetensorError
-
-from data_utils.errors import UserError
+from data_utils.errors import Reading, UserError
 from data_utils.files import Writing, atomic_file, fsync_path, fsync_tree, remove_folder, write_json
 from data_utils.store_meta import file_hash
 from distillm.distributed import World
 from distillm.engine import Engine
 
 HASHES = "sha256.json"
-UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, UnpicklingError)
 
 
 class Checkpointable(Protocol):
@@ -126,19 +122,11 @@ def sound_checkpoint(folder: Path, world: World) -> Iterator[None]:
 
     A checkpoint without hashes (older versions wrote none) is trusted.
     """
-    try:
+    with Reading(f"the checkpoint {folder}", "; start again with --resume never"):
         if world.is_main and (folder / HASHES).exists():
             _check_hashes(folder)
         world.barrier()
         yield
-    except UserError:
-        raise
-    except UNREADABLE as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"the checkpoint {folder} cannot be loaded ({type(error).__name__}: {reason}); "
-            "start again with --resume never"
-        ) from error
 
 
 def _check_hashes(folder: Path) -> None:

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from data_utils.batching import TokenBatch
-from data_utils.errors import UserError
+from data_utils.errors import Reading, UserError
 from data_utils.store_meta import describe_tokenizer
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -123,10 +122,8 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """Load a tokenizer; without a padding token it pads with EOS (padding is masked everywhere)."""
     path, _ = split_checkpoint(path)
     _check_folder(path, "config.json")
-    try:
+    with Reading(f"a tokenizer from {path}"):
         tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot load a tokenizer from {path}: {_first_line(error)}") from error
     if tokenizer.eos_token_id is None:
         raise UserError(f"the tokenizer of {path} has no EOS token; responses could not end")
     if tokenizer.pad_token_id is None:
@@ -151,19 +148,35 @@ def load_causal_lm(
     _check_folder(path, "config.json")
     if adapter_path is not None:
         _check_folder(adapter_path, ADAPTER_CONFIG)
-    try:
+    with Reading(path, _hint(path)):
         loaded: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True)
         model, report = loaded
-        if report["missing_keys"]:  # Transformers only warns, and leaves these weights random
+        # Transformers only warns of either: the one would stay random, the other be left out
+        if report["missing_keys"]:
             raise ValueError(f"its weights lack {min(report['missing_keys'])}, which its config.json asks for")
-        if adapter_path is None:
-            return model
-        from peft import PeftModel
-
-        adapted = PeftModel.from_pretrained(model, adapter_path, is_trainable=trainable_adapter)
+        unknown = [name for name in report["unexpected_keys"] if name.endswith(".weight")]  # not an old buffer
+        if unknown:
+            raise ValueError(f"its weights hold {min(unknown)}, for which its config.json has no place")
+    if adapter_path is None:
+        return model
+    with Reading(adapter_path, _hint(adapter_path)):
+        adapted = _load_adapter(model, adapter_path, trainable_adapter)
         return adapted if trainable_adapter else adapted.merge_and_unload()
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise UserError(f"cannot load {adapter_path or path}: {_first_line(error)}{_hint(path, error)}") from error
+
+
+def _load_adapter(model: nn.Module, path: str, trainable: bool) -> Any:
+    """Put an adapter on a model; one whose weights are not those that its configuration asks for is a ValueError."""
+    from peft import PeftModel, get_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    adapted = PeftModel.from_pretrained(model, path, is_trainable=trainable)  # type: ignore[arg-type]
+    asked, found = (
+        {name for name in weights if "lora_" in name}
+        for weights in (get_peft_model_state_dict(adapted), load_peft_weights(path, device="cpu"))
+    )
+    if asked != found:
+        raise ValueError(f"its weights and its {ADAPTER_CONFIG} differ in {min(asked ^ found)}")
+    return adapted
 
 
 def add_lora(model: nn.Module, rank: int, alpha: int, dropout: float) -> nn.Module:
@@ -195,10 +208,8 @@ def check_model_type(path: str, expected: str) -> None:
     """Raise unless the checkpoint's architecture is the one the script says."""
     path, _ = split_checkpoint(path)
     _check_folder(path, "config.json")
-    try:
+    with Reading(path, _hint(path)):
         found = AutoConfig.from_pretrained(path).model_type
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot load {path}: {_first_line(error)}{_hint(path, error)}") from error
     if found != expected:
         raise UserError(f"{path} is a {found} model, --model-type says {expected}; pass --model-type {found}")
 
@@ -265,14 +276,11 @@ def _check_folder(path: str, file: str) -> None:
         raise UserError(f"{path} does not exist; expected a checkpoint folder with {file}")
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0]
-
-
-def _hint(path: str, error: BaseException) -> str:
-    text = str(error).lower()
-    if "gated" in text or "401" in text:
-        return "; it is gated: accept its licence on the hub, then `hf auth login`"
-    if not Path(path).exists():
-        return "; give a local folder, or fetch it where there is a network: `hf download " + path + "`"
-    return ""
+def _hint(path: str) -> str:
+    """Return what to do about a checkpoint that is no local folder."""
+    if Path(path).exists():
+        return ""
+    return (
+        f"; give a local folder, or fetch it where there is a network: `hf download {path}` "
+        "(a gated one asks you to accept its licence on the hub, and for `hf auth login`)"
+    )

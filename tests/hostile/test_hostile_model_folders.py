@@ -1,0 +1,155 @@
+"""Model, tokenizer, adapter and velocity-field folders: one clear line, or what was saved.
+
+safetensors holds no checksum: a flipped byte among the numbers gives other numbers, and no reader can notice. So a
+loaded model is compared with the numbers that lie in its folder, and these only where they are the file's business.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from contra.field_files import load_field, save_field
+from contra.projector import Projector
+from contra.velocity_field import VelocityField
+from data_utils.errors import UserError
+from distillm.models import add_lora, check_model_type, load_causal_lm, load_tokenizer
+from tests.hostile.cases import cases
+from tests.hostile.damage import Damage, damages
+from tests.runtime.tiny import make_gpt2, make_llama
+
+PARTS = st.floats(0, 1, exclude_max=True)
+# Whole values of a JSON file exchanged for others.
+VALUES = [None, True, -1, 0, 1, 3, 1.5, "", "x", "gpt2", "llama", [], {}, [1], {"a": 1}, 100, "../../etc"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, tokenizer):
+    """Sound folders; `other` holds files of the same names, of another model."""
+    root = tmp_path_factory.mktemp("models")
+    for name, model in {"gpt2": make_gpt2(8, 2), "other": make_gpt2(8, 3, seed=1), "llama": make_llama(8, 1)}.items():
+        model.save_pretrained(root / name)
+        tokenizer.save_pretrained(root / name)
+    for name, blocks in {"adapter": 1, "other adapter": 2}.items():
+        add_lora(make_llama(8, blocks), 2, 4, 0.0).save_pretrained(root / name)
+    for name, width in {"field": 8, "other field": 12}.items():
+        torch.manual_seed(width)
+        save_field(root / name, VelocityField(6, width, 2, 1), Projector(4, 6))
+    return root
+
+
+def damaged_copy(folders: Path, tmp_path: Path, kind: str, other: str, which: float, damage: Damage) -> Path:
+    """Return a copy of a sound folder, one of its files damaged."""
+    folder = tmp_path / kind
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(folders / kind, folder)
+    files = sorted(path for path in folder.iterdir() if path.suffix != ".md")
+    path = files[int(which * len(files))]
+    damage.apply(path, folders / other / path.name)
+    return folder
+
+
+def exchange_value(path: Path, key: float, value: object) -> None:
+    """Put another value under one key of a JSON file."""
+    content = json.loads(path.read_text())
+    names = sorted(content)
+    content[names[int(key * len(names))]] = value
+    path.write_text(json.dumps(content))
+
+
+def state(model) -> dict[str, torch.Tensor]:
+    return dict(model.state_dict())
+
+
+def equal(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    """Say whether two tensors have the same bytes (NaN is NaN)."""
+    return ours.shape == theirs.shape and torch.equal(ours.view(torch.uint8), theirs.view(torch.uint8))
+
+
+def assert_same(ours, theirs) -> None:
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+
+
+def loaded_or_refused(load, *arguments):
+    """Return what a loader returns, None if it refuses in one line."""
+    try:
+        return load(*arguments)
+    except UserError as error:
+        assert str(error).strip() and "\n" not in str(error)
+        return None
+
+
+@cases(150, which=PARTS, damage=damages())
+def test_a_damaged_model_folder_is_refused_or_loads_the_weights_in_it(folders, tmp_path, which, damage):
+    folder = damaged_copy(folders, tmp_path, "gpt2", "other", which, damage)
+    model = loaded_or_refused(load_causal_lm, str(folder))
+    if model is not None:
+        written = load_file(folder / "model.safetensors")
+        assert all(equal(model.state_dict()[name], tensor) for name, tensor in written.items())
+        assert_same_shapes(state(model), state(load_causal_lm(str(folders / "gpt2"))))
+
+
+def assert_same_shapes(ours, theirs) -> None:
+    assert {name: tensor.shape for name, tensor in ours.items()} == {n: t.shape for n, t in theirs.items()}
+
+
+@cases(150, key=PARTS, value=st.sampled_from(VALUES))
+def test_a_config_with_a_foreign_value_is_refused_or_loads(folders, tmp_path, key, value):
+    folder = tmp_path / "gpt2"
+    shutil.copytree(folders / "gpt2", folder, dirs_exist_ok=True)
+    exchange_value(folder / "config.json", key, value)
+    loaded_or_refused(check_model_type, str(folder), "gpt2")
+    model = loaded_or_refused(load_causal_lm, str(folder))
+    if model is not None:
+        assert_same(state(model), state(load_causal_lm(str(folders / "gpt2"))))
+
+
+@cases(150, which=PARTS, damage=damages())
+def test_a_damaged_tokenizer_is_refused_or_encodes(folders, tmp_path, which, damage):
+    folder = damaged_copy(folders, tmp_path, "gpt2", "llama", which, damage)
+    tokenizer = loaded_or_refused(load_tokenizer, str(folder))
+    if tokenizer is not None:
+        ids = tokenizer.encode("Say red.", add_special_tokens=False)
+        assert all(isinstance(token, int) and token >= 0 for token in ids)
+
+
+def check_adapter(base: Path, folder: Path) -> None:
+    """Load an adapter; if it is taken, all of its weights must have arrived."""
+    model = loaded_or_refused(load_causal_lm, str(base), torch.float32, str(folder), True)
+    if model is not None:
+        arrived = {name.replace(".default.", "."): t for name, t in model.state_dict().items() if "lora_" in name}
+        written = load_file(folder / "adapter_model.safetensors")
+        assert arrived.keys() == written.keys()
+        assert all(equal(arrived[name], tensor) for name, tensor in written.items())
+
+
+@cases(100, which=PARTS, damage=damages())
+def test_a_damaged_adapter_is_refused_or_loads(folders, tmp_path, which, damage):
+    folder = damaged_copy(folders, tmp_path, "adapter", "other adapter", which, damage)
+    check_adapter(folders / "llama", folder)
+
+
+@cases(100, key=PARTS, value=st.sampled_from(VALUES))
+def test_an_adapter_config_with_a_foreign_value_is_refused_or_loads(folders, tmp_path, key, value):
+    folder = tmp_path / "adapter"
+    shutil.copytree(folders / "adapter", folder, dirs_exist_ok=True)
+    exchange_value(folder / "adapter_config.json", key, value)
+    check_adapter(folders / "llama", folder)
+
+
+@cases(400, which=PARTS, damage=damages())
+def test_a_damaged_velocity_field_is_refused_or_loads(folders, tmp_path, which, damage):
+    folder = damaged_copy(folders, tmp_path, "field", "other field", which, damage)
+    both = loaded_or_refused(load_field, folder, folder, 4, 6, 2)
+    if both is not None:
+        for module, name in zip(both, ("velocity_field", "projector"), strict=True):
+            written = load_file(folder / f"{name}.safetensors")
+            assert {key: tensor.shape for key, tensor in module.state_dict().items()} == {
+                key: t.shape for key, t in written.items()
+            }
