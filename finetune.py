@@ -109,7 +109,7 @@ def main() -> None:
         data_files=store_files(arguments.data.data_dir, arguments.data.lm_data_dir, arguments.pairs.gt_data_dir),
     )
     training = arguments.training
-    if not training.dry_run and is_finished(training.save, header, training.resume):
+    if not training.dry_run and is_finished(training.save, header, training.resume, world):
         print(f"{training.save} holds this run, finished: nothing to do (--resume never starts it afresh)")
         leave_world(world)
         return

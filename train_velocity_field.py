@@ -93,7 +93,7 @@ def main() -> None:
         global_batch_size=rows_per_step,
         data_files=store_files(arguments.data.data_dir),
     )
-    if not training.dry_run and is_finished(training.save, header, training.resume):
+    if not training.dry_run and is_finished(training.save, header, training.resume, world):
         print(f"{training.save} holds this run, finished: nothing to do (--resume never starts it afresh)")
         leave_world(world)
         return

@@ -123,17 +123,17 @@ def remove_folder(path: Path) -> None:
         shutil.rmtree(doomed)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left of this module's work directly in a folder.
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove what killed processes left of this module's work directly in a folder, on one file or on all.
 
     A folder that was moved away for its successor, which did not come, comes back.
     """
-    for retired in folder.glob(".*.*.old"):
+    for retired in folder.glob(f".{name}.*.old"):
         path = folder / retired.name[1:].rsplit(".", 2)[0]
         if not path.exists():
             os.rename(retired, path)
     for ending in ("tmp", "old"):
-        for path in folder.glob(f".*.{ending}"):
+        for path in folder.glob(f".{name}.*.{ending}"):
             if path.is_dir():
                 shutil.rmtree(path)
             else:

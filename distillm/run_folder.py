@@ -24,8 +24,8 @@ FREE_OPTIONS = {
 }
 
 
-def is_finished(save: str, header: Mapping[str, Any], resume: str) -> bool:
-    """Say whether a save folder holds this run, finished; nothing is written.
+def is_finished(save: str, header: Mapping[str, Any], resume: str, world: World) -> bool:
+    """Say whether a save folder holds this run, finished; nothing is written, what its last moment left is removed.
 
     Raises:
         UserError: the folder holds a run with other options.
@@ -37,7 +37,10 @@ def is_finished(save: str, header: Mapping[str, Any], resume: str) -> bool:
         return False
     if (folder / ARGUMENTS).exists():
         _check_same_run(folder, header)
-    return (folder / FINISHED).exists()
+    finished = (folder / FINISHED).exists()
+    if finished and world.is_main:
+        _remove_state(folder)
+    return finished
 
 
 def start_run(save: str, header: Mapping[str, Any], resume: str, world: World) -> None:
@@ -46,19 +49,25 @@ def start_run(save: str, header: Mapping[str, Any], resume: str, world: World) -
     if world.is_main:
         with Writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(folder)
             if resume == "never":
                 _forget(folder)
+            remove_leftovers(folder)
             write_json(folder / ARGUMENTS, header)
     world.barrier()
 
 
 def _forget(folder: Path) -> None:
     """Remove what an earlier run left for its own continuation; `args.json`, which says whose it is, is replaced."""
-    for name in ("checkpoints", "checkpoint", "best"):
-        remove_folder(folder / name)
+    _remove_state(folder)
     for name in (FINISHED, "log.jsonl", "training.log"):
         (folder / name).unlink(missing_ok=True)
+
+
+def _remove_state(folder: Path) -> None:
+    """Remove all that a run continues with."""
+    remove_leftovers(folder)
+    for name in ("checkpoints", "checkpoint", "best"):
+        remove_folder(folder / name)
 
 
 def _check_same_run(folder: Path, header: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_utils.errors import UserError, run_as_script
-from data_utils.files import Writing, fsync_path, write_json
+from data_utils.files import Writing, fsync_path, remove_leftovers, write_json
 from data_utils.instructions import read_jsonl
 from data_utils.prompts import encode_prompt, format_prompt
 from distillm.arguments import (
@@ -92,6 +92,7 @@ def main() -> None:
     make = vllm_responder if arguments.vllm else transformers_responder
     respond = make(arguments, decoding, world)
     if world.is_main:
+        remove_leftovers(record.parent, record.name)
         write_json(record, header)
     bar = progress(total=len(prompts), initial=done, desc="responses", rank=world.rank)
     for rows in rounds(done, len(prompts), arguments.eval_batch_size * world.size * BATCHES_PER_ROUND):
