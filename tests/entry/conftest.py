@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -184,6 +185,9 @@ def in_child(function: Callable[[], int], environment: dict[str, str] | None = N
             os.environ.update(environment or {})
             status = function()
         finally:
+            if sys.exc_info()[0] is not None:
+                traceback.print_exc()
+            sys.stderr.flush()
             os._exit(status)
     return child
 

@@ -1,0 +1,45 @@
+"""Runs without dropout, however split over processes and micro-batches, and how far two of them lie apart."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.entry.every_method import METHODS, options_of
+
+ROWS_PER_STEP, STEPS_PER_EPOCH = 8, 3  # 26 rows
+SAME_GRADIENT, SAME_CURVE = 1e-6, 1e-4  # relative; fp32 sums in another order
+SMALLEST = 1e-2  # numbers below it are compared absolutely
+
+
+def steady_run(
+    world: Any, pairs: Path, name: str, save: Path, processes: int = 1, accumulation: int = 1, more: Sequence[Any] = ()
+) -> list[str]:
+    """Return the options of a method's run in which no mask is drawn, and every term, case and refresh occurs."""
+    words = ["--batch-size", ROWS_PER_STEP // processes // accumulation, "--gradient-accumulation-steps", accumulation]
+    words += ["--log-interval", 1, "--lr", 1e-3, "--epochs", 2, "--dev-num", 5, "--eval-batch-size", 2]
+    method, needs = METHODS[name]
+    if "--peft" in needs:
+        words += ["--peft-lora-dropout", 0]
+    if method.startswith(("adaptive", "mixed")):
+        words += ["--capacity", 16]  # two steps' rows
+    if "contra" in method:
+        words += ["--velocity-field-path", world.steady_field]
+    return options_of(world, pairs, name, save, *words, *more, student=world.steady_student)
+
+
+def curve_deviation(one: list[dict], two: list[dict]) -> float:
+    """Return the largest relative deviation among all numbers of two logs, which must tell of the same events."""
+    assert [record.keys() for record in one] == [record.keys() for record in two]
+    pairs = [(ours[name], theirs[name]) for ours, theirs in zip(one, two, strict=True) for name in ours]
+    assert all(ours == theirs for ours, theirs in pairs if not isinstance(ours, float))
+    numbers = [pair for pair in pairs if isinstance(pair[0], float)]
+    return max(abs(ours - theirs) / max(abs(ours), SMALLEST) for ours, theirs in numbers)
+
+
+def tensor_deviation(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> float:
+    """Return the norm of the difference of two sets of tensors, relative to the norm of the first."""
+    assert one.keys() == two.keys()
+    ours, theirs = (torch.cat([tensors[name].double().flatten() for name in sorted(one)]) for tensors in (one, two))
+    return float((ours - theirs).norm() / ours.norm())

@@ -1,0 +1,153 @@
+"""DeepSpeed at every stage of ZeRO, on one process and two: the curve of plain torch, resumed midway, exported whole."""
+
+import json
+import os
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+import finetune
+from distillm import token_losses
+from distillm.trainer import Trainer
+from tests.entry.curves import SAME_CURVE, curve_deviation, steady_run, tensor_deviation
+from tests.entry.every_method import METHODS, make_pairs
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "deepspeed"
+SHIPPED = {0: "ds_config.json", 1: "ds_config.json", 2: "ds_config_zero2.json", 3: "ds_config_zero3.json"}
+# A checkpoint is written in the second epoch, after everything that happens between epochs.
+SAVED, STEPS = 4, 6
+LENGTH = ["--total-iters", STEPS, "--save-interval", SAVED, "--eval-interval", STEPS]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def deepspeed_imported():
+    """Import it once: what runs here are forks of this process, and the import takes seconds."""
+    with mock.patch.dict(os.environ, {"DS_ACCELERATOR": "cpu"}):
+        import deepspeed
+
+        yield deepspeed
+
+
+@pytest.fixture(scope="module")
+def pairs(world, tmp_path_factory, call_script):
+    return make_pairs(world, tmp_path_factory.mktemp("pairs"), call_script)
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Return the options for a stage: the shipped file, but ZeRO 3 cuts even the smallest weight."""
+
+    def write(stage):
+        settings = json.loads((CONFIGS / SHIPPED[stage]).read_text())
+        assert settings["zero_optimization"]["stage"] == max(stage, 1)
+        settings["zero_optimization"]["stage"] = stage
+        if stage == 3:
+            settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        path = tmp_path / f"zero_{stage}.json"
+        path.write_text(json.dumps(settings))
+        return ["--deepspeed", "--deepspeed_config", path]
+
+    return write
+
+
+def until(step):
+    """Return `finetune.main`, cut off before a step: no process gets a chance to clean up."""
+    original = Trainer._train_step
+
+    def train_or_leave(trainer, number):
+        if number == step:
+            os._exit(0)
+        return original(trainer, number)
+
+    def main():
+        with mock.patch.object(Trainer, "_train_step", train_or_leave):
+            finetune.main()
+
+    return main
+
+
+def final_weights(save):
+    (path,) = [*save.glob("model.safetensors"), *save.glob("adapter_model.safetensors")]
+    return load_file(path)
+
+
+def assert_loads(world, save):
+    """Load the result as a user would, nothing missing and nothing of another shape."""
+    if (save / "adapter_config.json").exists():
+        base = AutoModelForCausalLM.from_pretrained(world.llama)
+        parameters = PeftModel.from_pretrained(base, save).get_base_model().named_parameters()
+        adapted = {name: p for name, p in parameters if "lora_" in name}
+        assert adapted and all(p.numel() and float(p.detach().norm()) > 0 for p in adapted.values())
+        return
+    _, report = AutoModelForCausalLM.from_pretrained(save, output_loading_info=True)
+    assert not report["missing_keys"] and not report["mismatched_keys"] and not report["unexpected_keys"]
+
+
+@pytest.fixture
+def compare(world, pairs, config, run_on, call_script, read_log, tmp_path, record_property, monkeypatch):
+    """Train plain, then with DeepSpeed, cut off and resumed; the curves and weights must be the same."""
+
+    def run_both(name, stage, processes, more=()):
+        # So few tokens a chunk that one rank needs more chunks than the other.
+        monkeypatch.setattr(token_losses, "CHUNK_ELEMENTS", 12 * 400)
+        plain, deep = tmp_path / "plain", tmp_path / "deep"
+        options = [*LENGTH, *more]
+        assert call_script(finetune.main, steady_run(world, pairs, name, plain, 1, 2, options)) == 0
+        with_deepspeed = steady_run(world, pairs, name, deep, processes, 2, [*options, *config(stage)])
+        run_on(processes, until(SAVED + 2), with_deepspeed)
+        assert (deep / "checkpoints" / "latest").read_text().strip() == f"step-{SAVED:08d}"
+        run_on(processes, finetune.main, with_deepspeed)
+        curve = curve_deviation(read_log(plain), read_log(deep))
+        weights = tensor_deviation(final_weights(plain), final_weights(deep))
+        record_property("deviations", f"curve {curve:.1e}, weights {weights:.1e}")
+        assert curve < SAME_CURVE and weights < SAME_CURVE
+        assert_loads(world, deep)
+
+    return run_both
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "processes"),
+    [
+        ("adaptive-srkl with LoRA", 1, 2),
+        ("adaptive-srkl-contra", 2, 2),
+        ("adaptive-srkl with LoRA", 3, 1),
+        ("adaptive-srkl-contra", 3, 2),
+    ],
+)
+def test_a_resumed_run_has_the_curve_and_the_weights_of_plain_torch(name, stage, processes, compare):
+    compare(name, stage, processes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("stage", SHIPPED)
+@pytest.mark.parametrize("name", ["adaptive-srkl-contra", "lm with LoRA", "adaptive-srkl with LoRA"])
+def test_every_stage_has_the_curve_and_the_weights_of_plain_torch(name, stage, processes, compare):
+    compare(name, stage, processes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_the_curve_and_the_weights_of_plain_torch_under_zero_3(name, compare):
+    compare(name, 3, 2, ["--eval-gen"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lm", "adaptive-srkl with LoRA"])
+def test_zero_3_recomputes_activations(name, compare):
+    compare(name, 3, 2, ["--gradient-checkpointing"])
+
+
+def test_zero_3_refuses_to_log_the_gradients_that_it_scatters(world, pairs, config, run_on, tmp_path, capfd):
+    options = steady_run(world, pairs, "kd", tmp_path / "run", 1, 1, [*config(3), "--log-term-gradients"])
+
+    def main():
+        with pytest.raises(SystemExit):
+            finetune.main()
+
+    run_on(1, main, options)
