@@ -9,7 +9,7 @@ from torch.nn.functional import cosine_similarity
 
 from contra.velocity_field import pair_indices
 from data_utils.errors import UserError
-from distillm.reduction import mean_or_zero, selects, stack_selected
+from distillm.reduction import gather_layers, mean_or_zero, positions_of
 
 CURRICULA = ("epoch", "step", "none")
 
@@ -64,5 +64,5 @@ def alignment_loss(
     step_size: float,
 ) -> Tensor:
     """Return the mean over layer pairs and selected tokens: L states `[B, T, D_s]`, mask `[B, T]`."""
-    stacked = stack_selected(student_states, selects(mask))
+    stacked = gather_layers(student_states, positions_of(mask))
     return mean_or_zero(alignment_per_token(velocity_field, projector, stacked, step_size))

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from contra.velocity_field import pair_indices
-from distillm.reduction import mean_or_zero, selects, stack_selected
+from distillm.reduction import gather_layers, mean_or_zero, positions_of
 
 
 class PathSample(NamedTuple):
@@ -71,12 +71,12 @@ def flow_matching_loss(
         raise ValueError(
             f"{len(student_states)} student layers cannot be paired with {len(teacher_states)} teacher layers"
         )
-    selected = selects(mask)
+    positions = positions_of(mask)
     per_token = flow_matching_per_token(
         velocity_field,
         projector,
-        stack_selected(student_states, selected),
-        stack_selected(teacher_states, selected),
-        t.unsqueeze(1).expand(selected.shape)[selected],
+        gather_layers(student_states, positions),
+        gather_layers(teacher_states, positions),
+        t[positions // mask.shape[1]],
     )
     return mean_or_zero(per_token)

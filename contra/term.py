@@ -8,7 +8,7 @@ from contra.velocity_field import VelocityField
 from data_utils.batching import TokenBatch
 from distillm.models import HiddenStates
 from distillm.objective import Progress
-from distillm.reduction import stack_selected
+from distillm.reduction import gather_layers
 from distillm.token_losses import sum_over_chunks
 
 
@@ -28,7 +28,7 @@ class AlignmentTerm:
         self, batch: TokenBatch, student: HiddenStates, teacher: HiddenStates | None, progress: Progress
     ) -> Tensor:
         k = step_size(self.curriculum, progress.epoch, progress.epochs, progress.step, progress.total_steps)
-        states = stack_selected(student.scheduled, batch.response_mask)
+        states = gather_layers(student.scheduled, batch.response_positions)
 
         def per_token(states: Tensor) -> Tensor:
             return alignment_per_token(self.velocity_field, self.projector, states, k)

@@ -19,7 +19,7 @@ from distillm.distributed import World
 from distillm.engine import autocast, load_optimizer, make_optimizer, save_optimizer, set_learning_rate
 from distillm.models import SplitModel
 from distillm.objective import Progress
-from distillm.reduction import stack_selected
+from distillm.reduction import gather_layers
 from distillm.reporting import progress
 from distillm.schedule import learning_rate
 from distillm.token_losses import sum_over_chunks
@@ -67,9 +67,10 @@ class FieldTrainer:
         student.eval()
         teacher.eval()
         self.learner.requires_grad_(True).train()
-        for _ in progress(range(steps), desc=description, rank=self.world.rank):
-            micro_batches = batches.split(batches.rows(self.step))
-            yield self._train_step(micro_batches)
+        with progress(range(steps), desc=description, rank=self.world.rank) as bar:
+            for _ in bar:
+                micro_batches = batches.split(batches.rows(self.step))
+                yield self._train_step(micro_batches)
         self.learner.requires_grad_(False).eval()
         student.train(student_training)
 
@@ -125,12 +126,13 @@ class FieldTrainer:
 
     def _sum(self, batch: TokenBatch) -> Tensor:
         """Return the sum of the squared velocity errors over the tokens of a micro-batch."""
-        mask = batch.attention_mask.bool()
+        positions = batch.token_positions
         with torch.no_grad():
-            student_states = stack_selected(self.student.forward(batch).scheduled, mask)
-            teacher_states = stack_selected(self.teacher.forward(batch).scheduled, mask)
-        row_times = keyed_uniforms(self.settings.seed, "flow time", self.step, batch.row_ids.tolist(), 1)
-        times = torch.from_numpy(row_times).float().to(mask.device).expand(mask.shape)[mask]
+            student_states = gather_layers(self.student.forward(batch).scheduled, positions)
+            teacher_states = gather_layers(self.teacher.forward(batch).scheduled, positions)
+        uniforms = keyed_uniforms(self.settings.seed, "flow time", self.step, batch.row_ids.tolist(), 1)
+        row_times = torch.from_numpy(uniforms).float().to(positions.device)
+        times = row_times.squeeze(1)[positions // batch.input_ids.shape[1]]
         width = student_states.shape[0] * 4 * self.velocity_field.width
 
         def per_token(student_states: Tensor, teacher_states: Tensor, times: Tensor) -> Tensor:

@@ -34,12 +34,18 @@ class Row:
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Right-padded rows; `labels[:, t]` is the target of `input_ids[:, t]`, -100 where nothing counts."""
+    """Right-padded rows; `labels[:, t]` is the target of `input_ids[:, t]`, -100 where nothing counts.
+
+    The positions of the tokens that count are found on the CPU: to gather by a mask, a GPU would have to wait for it.
+    """
 
     input_ids: Tensor  # [B, T] long
     attention_mask: Tensor  # [B, T] long, 1 on tokens and 0 on padding
     labels: Tensor  # [B, T] long
-    row_ids: Tensor  # [B] long
+    token_positions: Tensor  # [N] long: where tokens stand in the flattened batch
+    response_positions: Tensor  # [M] long: where labels count in the flattened batch
+    response_counts: Tensor  # [B] long, always on the CPU: labels of each row that count
+    row_ids: Tensor  # [B] long, always on the CPU
 
     @property
     def response_mask(self) -> Tensor:
@@ -51,7 +57,10 @@ class TokenBatch:
             self.input_ids.to(device, non_blocking=True),
             self.attention_mask.to(device, non_blocking=True),
             self.labels.to(device, non_blocking=True),
-            self.row_ids.to(device, non_blocking=True),
+            self.token_positions.to(device, non_blocking=True),
+            self.response_positions.to(device, non_blocking=True),
+            self.response_counts,
+            self.row_ids,
         )
 
 
@@ -89,8 +98,15 @@ def collate(rows: Sequence[Row], pad_id: int, max_length: int, multiple: int = 8
         input_ids[i, :size] = ids[:-1]
         attention_mask[i, :size] = 1
         labels[i, first:size] = ids[first + 1 :]
-    row_ids = torch.tensor([row.row_id for row in rows])
-    return TokenBatch(torch.from_numpy(input_ids), torch.from_numpy(attention_mask), torch.from_numpy(labels), row_ids)
+    return TokenBatch(
+        torch.from_numpy(input_ids),
+        torch.from_numpy(attention_mask),
+        torch.from_numpy(labels),
+        torch.from_numpy(np.flatnonzero(attention_mask)),
+        torch.from_numpy(np.flatnonzero(labels != IGNORED)),
+        torch.from_numpy((labels != IGNORED).sum(1)),
+        torch.tensor([row.row_id for row in rows]),
+    )
 
 
 def collate_prompts(prompts: Sequence[Sequence[int]], row_ids: Sequence[int], pad_id: int) -> PromptBatch:

@@ -17,6 +17,7 @@ from distillm.divergences import (
 )
 from distillm.models import HiddenStates, SplitModel
 from distillm.objective import Progress
+from distillm.reduction import gather
 from distillm.token_losses import sum_over_chunks
 
 
@@ -117,7 +118,7 @@ class ContrastiveTerm:
 
     def count(self, batch: TokenBatch) -> Tensor:
         """Pairs, whatever their lengths: each side of a pair is a mean over its tokens."""
-        return batch.row_ids.new_tensor(len(batch.row_ids) // 2)
+        return batch.labels.new_tensor(len(batch.row_ids) // 2)
 
     def total(
         self, batch: TokenBatch, student: HiddenStates, teacher: HiddenStates | None, progress: Progress
@@ -126,23 +127,25 @@ class ContrastiveTerm:
         settings = self.settings
         beta = gradual_beta(progress.step, progress.total_steps) if settings.gradual_beta else 1.0
         divergences = pair_divergences(settings.version, beta, settings.alpha_1, settings.alpha_2)
+        chosen = int(batch.response_counts.chunk(2)[0].sum())  # the first positions: they are sorted
+        parts = [chosen, len(batch.response_positions) - chosen]
+        weights = (1 / batch.response_counts).repeat_interleave(batch.response_counts).to(student.last.device)
         sides = zip(
             divergences,
-            student.last.chunk(2),
-            teacher.last.chunk(2),
-            batch.response_mask.chunk(2),
+            gather(student.last, batch.response_positions).split(parts),
+            gather(teacher.last, batch.response_positions).split(parts),
+            weights.split(parts),
             strict=True,
         )
         return torch.stack([self._side(*side) for side in sides]).sum()
 
-    def _side(self, divergence: Divergence, student_states: Tensor, teacher_states: Tensor, mask: Tensor) -> Tensor:
-        """Return the sum over one side's rows of their mean over response tokens, in chunks of tokens."""
-        weights = row_weights(mask)
+    def _side(self, divergence: Divergence, student_states: Tensor, teacher_states: Tensor, weights: Tensor) -> Tensor:
+        """Return the weighted sum over one side's response tokens `[M, D]`, `[M]`, in chunks of tokens."""
 
         def per_token(student_states: Tensor, teacher_states: Tensor, weights: Tensor) -> Tensor:
             with torch.no_grad():
                 teacher_logits = self.teacher.head(teacher_states)
             return weights.squeeze(-1) * divergence(self.student.head(student_states), teacher_logits)
 
-        tensors = student_states[mask], teacher_states[mask], weights.unsqueeze(-1)
+        tensors = student_states, teacher_states, weights.unsqueeze(-1)
         return sum_over_chunks(per_token, tensors, self.student.vocab_size, self.student.head)

@@ -8,7 +8,7 @@ from data_utils.batching import TokenBatch
 from distillm.divergences import forward_kl, log_probabilities
 from distillm.models import HiddenStates, SplitModel
 from distillm.objective import Progress
-from distillm.reduction import mean_or_zero, selects, stack_selected
+from distillm.reduction import gather_layers, mean_or_zero, selects
 from distillm.token_losses import sum_over_chunks
 
 COSINE_EPS = 1e-5
@@ -50,12 +50,11 @@ class FeatureDynamicsTerm:
         self, batch: TokenBatch, student: HiddenStates, teacher: HiddenStates | None, progress: Progress
     ) -> Tensor:
         assert teacher is not None
-        mask = batch.attention_mask.bool()
 
         def per_token(student_states: Tensor, teacher_states: Tensor) -> Tensor:
             with torch.no_grad():
                 teacher_logits = self.teacher.head(teacher_states)
             return fdd_per_token(self.student.head(student_states), teacher_logits)
 
-        states = stack_selected(student.scheduled, mask), stack_selected(teacher.scheduled, mask)
+        states = tuple(gather_layers(model.scheduled, batch.token_positions) for model in (student, teacher))
         return sum_over_chunks(per_token, states, len(student.scheduled) * self.student.vocab_size, self.student.head)

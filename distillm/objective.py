@@ -15,6 +15,7 @@ from torch import Tensor
 from data_utils.batching import TokenBatch
 from distillm.distributed import World
 from distillm.models import HiddenStates, SplitModel
+from distillm.reduction import gather
 from distillm.token_losses import cross_entropy_per_token, sum_over_chunks
 
 # A micro-batch: one batch for each source of rows ("instruction", "corpus").
@@ -90,26 +91,24 @@ class DivergenceTerm:
         self, batch: TokenBatch, student: HiddenStates, teacher: HiddenStates | None, progress: Progress
     ) -> Tensor:
         assert teacher is not None
-        mask = batch.response_mask
 
         def per_token(student_states: Tensor, teacher_states: Tensor) -> Tensor:
             with torch.no_grad():
                 teacher_logits = self.teacher.head(teacher_states)
             return self.divergence(self.student.head(student_states), teacher_logits)
 
-        tensors = student.last[mask], teacher.last[mask]
+        tensors = tuple(gather(states.last, batch.response_positions) for states in (student, teacher))
         return sum_over_chunks(per_token, tensors, self.student.vocab_size, self.student.head)
 
 
 def cross_entropy_sum(model: SplitModel, states: Tensor, batch: TokenBatch) -> Tensor:
     """Return the summed cross-entropy of the response tokens, given the last hidden states `[B, T, D]`."""
-    mask = batch.response_mask
-    labels = batch.labels[mask].unsqueeze(-1)
+    labels = gather(batch.labels.unsqueeze(-1), batch.response_positions)
 
     def per_token(states: Tensor, labels: Tensor) -> Tensor:
         return cross_entropy_per_token(model.head(states), labels)
 
-    return sum_over_chunks(per_token, (states[mask], labels), model.vocab_size, model.head)
+    return sum_over_chunks(per_token, (gather(states, batch.response_positions), labels), model.vocab_size, model.head)
 
 
 class Objective:

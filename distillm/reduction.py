@@ -16,6 +16,16 @@ def mean_or_zero(values: Tensor) -> Tensor:
     return values.sum() / max(values.numel(), 1)
 
 
-def stack_selected(states: Sequence[Tensor], selected: Tensor) -> Tensor:
-    """Gather the selected tokens of each layer: L x `[B, T, D]`, selected `[B, T]` bool -> `[L, M, D]`."""
-    return torch.stack([layer[selected] for layer in states])
+def positions_of(mask: Tensor) -> Tensor:
+    """Return where a mask selects, in the flattened batch: `[B, T]` -> `[M]` long."""
+    return selects(mask).flatten().nonzero().squeeze(1)
+
+
+def gather(states: Tensor, positions: Tensor) -> Tensor:
+    """Gather the tokens at these positions of the flattened batch: `[B, T, D]`, `[M]` -> `[M, D]`."""
+    return states.flatten(0, 1).index_select(0, positions)
+
+
+def gather_layers(states: Sequence[Tensor], positions: Tensor) -> Tensor:
+    """Gather the same tokens of each layer: L x `[B, T, D]`, `[M]` -> `[L, M, D]`."""
+    return torch.stack([gather(layer, positions) for layer in states])

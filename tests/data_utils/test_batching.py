@@ -60,11 +60,11 @@ def test_a_batch_by_hand():
     assert batch.row_ids.tolist() == [4, 1]
 
 
-def test_a_batch_is_of_integers_and_moves_as_one():
+def test_a_batch_is_of_integers_and_all_that_models_and_losses_read_moves_with_it():
     batch = collate([Row([1], [2, 3], 0)], PAD, 512).to(torch.device("meta"))
-    for tensor in (batch.input_ids, batch.attention_mask, batch.labels, batch.row_ids):
+    for name, tensor in vars(batch).items():
         assert tensor.dtype == torch.int64
-        assert tensor.device.type == "meta"
+        assert tensor.device.type == ("cpu" if name in ("response_counts", "row_ids") else "meta")
 
 
 def test_prompts_are_padded_on_the_left():
@@ -136,3 +136,10 @@ def test_rows_of_similar_length_share_a_micro_batch_the_longest_first_and_ties_k
 def test_a_step_that_does_not_divide_is_our_mistake():
     with pytest.raises(AssertionError, match="5 rows, 2 micro-batches, 1 ranks"):
         split_step(list(range(5)), 2, 1, [1] * 5)
+
+
+def test_positions_and_counts_are_those_of_the_masks():
+    batch = collate([Row([1, 2, 3], [4, 5], 7), Row([6], [], 8), Row([], [9, 1, 2, 3], 9)], PAD, 20)
+    tokens, responses = (mask.flatten().nonzero().squeeze(1) for mask in (batch.attention_mask, batch.response_mask))
+    assert torch.equal(batch.token_positions, tokens) and torch.equal(batch.response_positions, responses)
+    assert batch.response_counts.tolist() == batch.response_mask.sum(1).tolist() == [2, 0, 3]

@@ -1,4 +1,4 @@
-"""DistiLLM-2's pairs, from the responses of two models to a trained student; FDD on the way."""
+"""DistiLLM-2's pairs, from the responses of two models to a trained student."""
 
 import json
 import shutil
@@ -393,19 +393,3 @@ def test_a_bad_option_of_training_on_pairs_is_one_line(options, words, pair_opti
 def test_stage_1_on_pairs_refuses_rows_longer_than_the_model_knows(pairs, world, refused, tmp_path):
     options = world.stage_1(tmp_path / "save", "--data-dir", pairs, "--max-length", 128)
     refused(train_velocity_field.main, options, tmp_path, "--max-length 128", "64")
-
-
-# ---- feature dynamics --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("type", ["rkl-fdd", "rkl-fdd-contra"])
-def test_a_run_with_fdd_logs_its_terms(type, train, read_log, tmp_path):
-    options = ["--num-distill-layers", 3, "--total-iters", 4, "--kd-ratio", 0.6]
-    assert train(tmp_path / "save", *options, type=type).status == 0
-    records = [record for record in read_log(tmp_path / "save") if "loss" in record]
-    assert [record["step"] for record in records] == [2, 4]
-    distilled = ["rkl", "fdd", *(["contra"] if "contra" in type else [])]
-    for record in records:
-        assert all(record[name] > 0 for name in distilled)
-        expected = 0.4 * record["cross_entropy"] + 0.6 * sum(record[name] for name in distilled) + record["corpus"]
-        assert record["loss"] == pytest.approx(expected)

@@ -180,7 +180,7 @@ def test_only_what_trains_is_saved(tmp_path):
 
 def test_the_state_of_another_model_is_refused(tmp_path):
     make_engine().save_state(tmp_path)
-    with pytest.raises(AssertionError, match="another model"):
+    with pytest.raises(ValueError, match="another model"):
         make_engine(nn.Sequential(nn.Linear(3, 2))).load_state(tmp_path)
 
 
