@@ -1,0 +1,243 @@
+"""A pickle in a folder that is loaded is never executed, under whatever name it lies there."""
+
+import io
+import json
+import os
+import pickle
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import strategies as st
+
+from contra.field_files import load_field, save_field
+from contra.projector import Projector
+from contra.velocity_field import VelocityField
+from data_utils.errors import UserError
+from data_utils.indexed_dataset import IndexedDatasetWriter
+from data_utils.instructions import InstructionDataset
+from data_utils.response_pairs import PairDataset
+from distillm.models import add_lora, load_causal_lm, load_tokenizer
+from tests.hostile.cases import cases
+from tests.hostile.checkpointed import Run, newest, resume
+from tests.runtime.tiny import make_gpt2, make_llama
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Trap:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, sprung: Path):
+        self.sprung = sprung
+
+    def __reduce__(self):
+        return os.makedirs, (str(self.sprung), 0o777, True)
+
+
+def as_numpy(trap: Trap) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.array([trap], dtype=object), allow_pickle=True)
+    return file.getvalue()
+
+
+def as_torch(trap: Trap, zipped: bool) -> bytes:
+    file = io.BytesIO()
+    torch.save({"weight": trap}, file, _use_new_zipfile_serialization=zipped)
+    return file.getvalue()
+
+
+FORMS: dict[str, Callable[[Trap], bytes]] = {
+    "pickle": pickle.dumps,
+    "pickle 0": lambda trap: pickle.dumps(trap, 0),
+    "torch": lambda trap: as_torch(trap, True),
+    "old torch": lambda trap: as_torch(trap, False),
+    "numpy": as_numpy,
+}
+
+# What libraries look for, beside what this project writes.
+NAMES = {
+    "model": ["pytorch_model.bin", "model.bin", "model.safetensors", "config.json", "generation_config.json"],
+    "tokenizer": [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.json",
+        "merges.txt",
+        "tokenizer.model",
+        "vocab.pkl",
+    ],
+    "adapter": ["adapter_model.bin", "adapter_model.safetensors", "adapter_config.json", "adapter_model.pt"],
+    "field": ["velocity_field.safetensors", "projector.safetensors", "velocity_field.json", "velocity_field.pt"],
+    "store": ["train_0.bin", "train_0.idx", "train.jsonl", "meta.json"],
+    "pairs": ["dataset_dict.json", "train/state.json", "train/dataset_info.json", "train/data-00000-of-00001.arrow"],
+    "checkpoint": [
+        "engine/weights.safetensors",
+        "engine/optimizer.safetensors",
+        "engine/optimizer.pt",
+        "engine/scaler.json",
+        "trainer.json",
+        "on_policy.json",
+        "velocity_field/velocity_field.safetensors",
+        "velocity_field/step",
+        "sha256.json",
+        "../latest",
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, tokenizer):
+    from datasets import Dataset, DatasetDict
+
+    root = tmp_path_factory.mktemp("sound")
+    for name in ("model", "tokenizer"):
+        make_gpt2(8, 1).save_pretrained(root / name)
+        tokenizer.save_pretrained(root / name)
+    make_llama(8, 1).save_pretrained(root / "base of adapter")
+    add_lora(make_llama(8, 1), 2, 4, 0.0).save_pretrained(root / "adapter")
+    save_field(root / "field", VelocityField(6, 8, 2, 1), Projector(4, 6))
+    with IndexedDatasetWriter(root / "store" / "train_0", "<u2") as store:
+        store.add([3, 65_535, 4])
+    pairs = Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}])
+    DatasetDict({"train": pairs}).save_to_disk(str(root / "pairs"))
+    run = Run(root / "checkpoint", 8, 2)
+    run.checkpoints.save(2)
+    return root
+
+
+def load(kind: str, folder: Path, folders: Path, tokenizer) -> None:
+    """Load a folder as the scripts do."""
+    loaders: dict[str, Callable[[], object]] = {
+        "model": lambda: load_causal_lm(str(folder)),
+        "tokenizer": lambda: load_tokenizer(str(folder)).encode("a"),
+        "adapter": lambda: load_causal_lm(str(folders / "base of adapter"), adapter_path=str(folder)),
+        "field": lambda: load_field(folder, folder, 4, 6, 2),
+        "store": lambda: InstructionDataset(folder, "train", 9, 5)[0],
+        "pairs": lambda: PairDataset(folder, "train", tokenizer, 400, 300)[0],
+        "checkpoint": lambda: resume(Run(folder)),
+    }
+    try:
+        loaders[kind]()
+    except UserError as error:
+        assert "\n" not in str(error)
+
+
+PLACES = st.sampled_from([(kind, name) for kind, names in NAMES.items() for name in names])
+
+
+@cases(250, place=PLACES, form=st.sampled_from(sorted(FORMS)), alone=st.booleans())
+def test_a_planted_pickle_is_not_executed(folders, tokenizer, tmp_path, place, form, alone):
+    kind, name = place
+    folder, sprung = tmp_path / kind, tmp_path / "sprung"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(folders / kind, folder)
+    inner = newest(folder) if kind == "checkpoint" else folder
+    if alone:  # nothing that would be taken instead of it
+        for path in inner.rglob("*.safetensors"):
+            path.unlink()
+        (inner / "sha256.json").unlink(missing_ok=True)
+    (inner / name).write_bytes(FORMS[form](Trap(sprung)))
+    load(kind, folder, folders, tokenizer)
+    assert not sprung.exists(), f"{kind}: {name} was executed"
+
+
+@pytest.mark.parametrize("kind", [*NAMES, "base of adapter"])
+def test_these_folders_load_without_the_pickle(kind, folders, tokenizer):
+    """Or else nothing would have been tried above."""
+    if kind != "base of adapter":
+        load_strictly = {"checkpoint": lambda: resume(Run(folders / kind)) is None}.get(kind)
+        assert load_strictly is None or load_strictly()
+        load(kind, folders / kind, folders, tokenizer)
+    else:
+        load_causal_lm(str(folders / kind))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_trap_works(form, tmp_path):
+    """Or else nothing would be shown: a loader that trusts what it reads springs it."""
+    content = io.BytesIO(FORMS[form](Trap(tmp_path / "sprung")))
+    if "torch" in form:
+        torch.load(content, weights_only=False)
+    elif form == "numpy":
+        np.load(content, allow_pickle=True)
+    else:
+        pickle.load(content)
+    assert (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "its_own"])
+def test_a_models_own_code_is_not_executed(folders, tmp_path, model_type):
+    folder = Path(shutil.copytree(folders / "model", tmp_path / "model"))
+    (folder / "evil.py").write_text(f"import os\nos.makedirs({str(tmp_path / 'sprung')!r})\nclass Evil: pass\n")
+    config = json.loads((folder / "config.json").read_text())
+    auto_map = {"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Evil", "AutoTokenizer": ["evil.Evil", None]}
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": model_type, "auto_map": auto_map}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"auto_map": auto_map}))
+    for loader in (load_causal_lm, load_tokenizer):
+        try:
+            loader(str(folder))
+        except UserError as error:
+            assert model_type == "its_own" and "\n" not in str(error)
+        else:
+            assert model_type == "gpt2"
+    assert not (tmp_path / "sprung").exists()
+
+
+# ---- DeepSpeed, whose checkpoints are pickles --------------------------------------------------------------------
+
+DEEPSPEED = """
+import pickle, sys
+from pathlib import Path
+import torch
+from torch import nn
+from data_utils.errors import UserError
+from distillm.checkpoint import sound_checkpoint
+from distillm.deepspeed_engine import DeepSpeedEngine, load_config
+from distillm.distributed import World
+from tests.hostile.test_hostile_pickles import FORMS, Trap
+
+folder, config_path, sprung = map(Path, sys.argv[1:])
+world = World(0, 1, torch.device("cpu"))
+
+def engine():
+    return DeepSpeedEngine(nn.Linear(3, 2), 0.1, load_config(str(config_path), 2, 1, 1.0, "fp32"), world)
+
+first = engine()
+first.save_state(folder / "engine")
+second = engine()
+with sound_checkpoint(folder, world):
+    second.load_state(folder / "engine")
+assert torch.equal(first.module.weight, second.module.weight), "not loaded"
+print("LOADED")
+for path in sorted(folder.rglob("*.pt")):
+    whole = path.read_bytes()
+    for name in ("pickle", "torch", "old torch"):
+        path.write_bytes(FORMS[name](Trap(sprung)))
+        try:
+            with sound_checkpoint(folder, world):
+                second.load_state(folder / "engine")
+        except UserError as error:
+            assert "\\n" not in str(error)
+            print("REFUSED", path.name, name)
+    path.write_bytes(whole)
+"""
+
+
+def test_bug_deepspeed_executed_a_pickle_in_its_checkpoint(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    paths = [tmp_path / "checkpoint", ROOT / "configs" / "deepspeed" / "ds_config_zero2.json", tmp_path / "sprung"]
+    paths[0].mkdir()
+    command = [sys.executable, "-c", DEEPSPEED, *map(str, paths)]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert not paths[2].exists(), "the pickle was executed"
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert "LOADED" in ended.stdout and ended.stdout.count("REFUSED") == 6
