@@ -140,14 +140,13 @@ class Trainer:
         if latest is None:
             self._validate()
         total = self.settings.total_steps
-        bar = progress(total=total, initial=self.state.step, desc="training", rank=self.world.rank)
-        while self.state.step < total:
-            step = self.state.step + 1
-            self.pending.append(self._train_step(step))
-            self.state.step = step
-            bar.update()
-            self._after_step(step)
-        bar.close()
+        with progress(total=total, initial=self.state.step, desc="training", rank=self.world.rank) as bar:
+            while self.state.step < total:
+                step = self.state.step + 1
+                self.pending.append(self._train_step(step))
+                self.state.step = step
+                bar.update()
+                self._after_step(step)
         self._finish()
 
     def validate_only(self) -> None:

@@ -94,14 +94,13 @@ def main() -> None:
     if world.is_main:
         remove_leftovers(record.parent, record.name)
         write_json(record, header)
-    bar = progress(total=len(prompts), initial=done, desc="responses", rank=world.rank)
-    for rows in rounds(done, len(prompts), arguments.eval_batch_size * world.size * BATCHES_PER_ROUND):
-        texts = respond([prompts[row] for row in rows], rows)
-        if world.is_main:
-            answered = zip(rows, texts, strict=True)
-            append(partial, [{"prompt": prompts[row], "generated_text": text} for row, text in answered])
-        bar.update(len(rows))
-    bar.close()
+    with progress(total=len(prompts), initial=done, desc="responses", rank=world.rank) as bar:
+        for rows in rounds(done, len(prompts), arguments.eval_batch_size * world.size * BATCHES_PER_ROUND):
+            texts = respond([prompts[row] for row in rows], rows)
+            if world.is_main:
+                answered = zip(rows, texts, strict=True)
+                append(partial, [{"prompt": prompts[row], "generated_text": text} for row, text in answered])
+            bar.update(len(rows))
     if world.is_main:
         os.replace(partial, output)
     leave_world(world)
