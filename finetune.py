@@ -278,16 +278,7 @@ def setup_contra(
     total_steps = FieldRefresh.total_steps(
         settings.epochs, contra.velocity_update_interval, contra.velocity_epochs, batches.steps_per_epoch
     )
-    optimisation = FieldSettings(
-        total_steps,
-        training.lr,
-        training.lr_min,
-        training.lr_decay_style,
-        training.warmup_iters,
-        training.weight_decay,
-        settings.precision,
-        training.seed,
-    )
+    optimisation = FieldSettings.of_run(training, total_steps, settings.precision)
     trainer = FieldTrainer(velocity_field, projector, models.student, teacher, optimisation, world)
     return term, FieldRefresh(trainer, batches, contra.velocity_epochs, contra.velocity_update_interval)
 

@@ -125,16 +125,8 @@ def setup(arguments: Arguments, world: World) -> tuple[FieldTrainer, StepBatches
     student_size, teacher_size = student.config.hidden_size, teacher.config.hidden_size
     velocity_field = VelocityField(teacher_size, shape.velocity_d_model, num_pairs, shape.velocity_n_layers)
     projector = Projector(student_size, teacher_size)
-    settings = FieldSettings(
-        total_steps=training.total_iters or training.epochs * batches.steps_per_epoch,
-        lr=training.lr,
-        lr_min=training.lr_min,
-        lr_decay_style=training.lr_decay_style,
-        warmup_iters=training.warmup_iters,
-        weight_decay=training.weight_decay,
-        precision=precision,
-        seed=training.seed,
-    )
+    total_steps = training.total_iters or training.epochs * batches.steps_per_epoch
+    settings = FieldSettings.of_run(training, total_steps, precision)
     learner = velocity_field.to(world.device), projector.to(world.device)
     return FieldTrainer(*learner, student, teacher, settings, world), batches
 

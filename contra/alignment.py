@@ -9,9 +9,8 @@ from torch.nn.functional import cosine_similarity
 
 from contra.velocity_field import pair_indices
 from data_utils.errors import UserError
+from distillm.arguments import CURRICULA
 from distillm.reduction import gather_layers, mean_or_zero, positions_of
-
-CURRICULA = ("epoch", "step", "none")
 
 
 def step_size(curriculum: str, epoch: int, epochs: int, step: int, total: int) -> float:

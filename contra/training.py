@@ -14,6 +14,7 @@ from contra.velocity_field import VelocityField
 from data_utils.batching import TokenBatch
 from data_utils.errors import UserError
 from data_utils.randomness import keyed_seed, keyed_uniforms
+from distillm.arguments import TrainingArguments
 from distillm.batches import StepBatches
 from distillm.distributed import World
 from distillm.engine import autocast, load_optimizer, make_optimizer, save_optimizer, set_learning_rate
@@ -37,6 +38,20 @@ class FieldSettings:
     weight_decay: float
     precision: str
     seed: int
+
+    @classmethod
+    def of_run(cls, training: TrainingArguments, total_steps: int, precision: str) -> "FieldSettings":
+        """Return the run's own optimisation, over `total_steps`."""
+        return cls(
+            total_steps,
+            training.lr,
+            training.lr_min,
+            training.lr_decay_style,
+            training.warmup_iters,
+            training.weight_decay,
+            precision,
+            training.seed,
+        )
 
 
 class FieldTrainer:

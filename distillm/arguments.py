@@ -14,6 +14,8 @@ from distillm.engine import PRECISIONS
 from distillm.on_policy import REPLAY_RATIOS
 from distillm.schedule import DECAY_STYLES
 
+CURRICULA = ("epoch", "step", "none")  # of CONTRA
+
 
 def option(default: Any, help: str, choices: Sequence[str] | None = None) -> Any:
     """Declare one option."""
@@ -254,7 +256,7 @@ class ContraArguments:
     projector_path: str | None = option(None, "folder with the trained projector; none: the field's")
     velocity_epochs: int = option(1, "passes over the training rows in one refresh")
     velocity_update_interval: int = option(1, "epochs between refreshes")
-    curriculum: str = option("epoch", "how far along the flow the targets lie", ["epoch", "step", "none"])
+    curriculum: str = option("epoch", "how far along the flow the targets lie", CURRICULA)
     contra_weight: float = option(1.0, "weight of the alignment term")
 
     def __post_init__(self) -> None:
