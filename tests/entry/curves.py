@@ -18,7 +18,8 @@ def steady_run(
 ) -> list[str]:
     """Return the options of a method's run in which no mask is drawn, and every term, case and refresh occurs."""
     words = ["--batch-size", ROWS_PER_STEP // processes // accumulation, "--gradient-accumulation-steps", accumulation]
-    words += ["--log-interval", 1, "--lr", 1e-3, "--epochs", 2, "--dev-num", 5, "--eval-batch-size", 2]
+    words += ["--precision", "fp32", "--log-interval", 1, "--lr", 1e-3, "--epochs", 2]
+    words += ["--dev-num", 5, "--eval-batch-size", 2]
     method, needs = METHODS[name]
     if "--peft" in needs:
         words += ["--peft-lora-dropout", 0]
