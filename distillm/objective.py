@@ -126,9 +126,13 @@ class Objective:
 
     def term_values(self, micro_batch: MicroBatch, normalisers: Tensor, progress: Progress) -> Tensor:
         """Return this micro-batch's share of every term, unweighted: `[terms]`."""
+        return torch.stack(self.separate_values(micro_batch, normalisers, progress))
+
+    def separate_values(self, micro_batch: MicroBatch, normalisers: Tensor, progress: Progress) -> list[Tensor]:
+        """Return the same numbers one by one: the gradient of one does not pass through the others."""
         forwards = {source: self._forward(source, micro_batch[source]) for source in self.sources}
         totals = [term.total(micro_batch[term.source], *forwards[term.source], progress) for term in self.terms]
-        return torch.stack([total.float() for total in totals]) / normalisers
+        return [total.float() / normaliser for total, normaliser in zip(totals, normalisers, strict=True)]
 
     def loss(self, term_values: Tensor) -> Tensor:
         """Return the weighted sum of the terms, a scalar."""

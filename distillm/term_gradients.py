@@ -3,6 +3,8 @@
 That is the block of the last scheduled layer, if layers are compared: the alignment has no gradient above it.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -20,8 +22,8 @@ class TermGradients:
         self.parameters = [p for p in last_block.parameters() if p.requires_grad]
         self.gradients: list[Tensor] = []
 
-    def add(self, term_values: Tensor) -> None:
-        """Differentiate every term of a micro-batch on its own: values `[terms]`; the graph stays."""
+    def add(self, term_values: Iterable[Tensor]) -> None:
+        """Differentiate every term of a micro-batch on its own; the graph stays."""
         flat = [self._gradient(value) for value in term_values]
         self.gradients = [a + b for a, b in zip(self.gradients, flat, strict=True)] if self.gradients else flat
 

@@ -206,7 +206,7 @@ class Trainer:
         torch.manual_seed(keyed_seed(self.settings.seed, "dropout", step, self.world.rank))
         for micro_batch in micro_batches:
             done = self.settings.progress(step)
-            self.term_gradients.add(self._autocast(self.objective.term_values, micro_batch, normalisers, done))
+            self.term_gradients.add(self._autocast(self.objective.separate_values, micro_batch, normalisers, done))
         norms = self.term_gradients.norms()
         values = ", ".join(
             f"{term.name} {value:g} with gradient {norms[f'gradient_{term.name}']:g}"

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 import finetune
 import train_velocity_field
 from contra import field_files
-from distillm import checkpoint, engine
+from distillm import checkpoint, engine, reporting
 from distillm.checkpoint import Checkpoints
 from tests.entry.conftest import in_child, wait_for
 from tools import generate_responses
@@ -34,6 +34,7 @@ FAULTS = {
     "a flush of a checkpoint": (checkpoint, "fsync_tree", 2, FULL, "checkpoints/step-00000008", 4),
     "removal of the older checkpoint": (Checkpoints, "_clean", 2, READ_ONLY, "checkpoints/step-00000008", 8),
     "name of a checkpoint": (Path, "rename", 2, READ_ONLY, "checkpoints/step-00000008", 4),
+    "a log line": (reporting, "open", 12, FULL, "log.jsonl", 4),
     "the best model": (PreTrainedModel, "save_pretrained", 1, FULL_WEIGHTS, "best", 4),
     "its tokenizer": (PreTrainedTokenizerBase, "save_pretrained", 1, FULL_TOKENIZER, "best", 4),
     "what is kept": (Path, "replace", 2, READ_ONLY, "", 8),
@@ -57,7 +58,7 @@ def fails(monkeypatch):
     """Let the n-th call of a method raise, and every later one: a disk does not become empty by itself."""
 
     def break_calls(patch, owner, method, count, error):
-        original, calls = getattr(owner, method), []
+        original, calls = getattr(owner, method, open), []
 
         def call(*arguments, **keywords):
             calls.append(arguments)
@@ -65,7 +66,7 @@ def fails(monkeypatch):
                 raise error
             return original(*arguments, **keywords)
 
-        patch.setattr(owner, method, call)
+        patch.setattr(owner, method, call, raising=False)
 
     return break_calls
 
@@ -135,9 +136,10 @@ def limited(call_script, capfd):
 @pytest.mark.parametrize(
     ("size", "path"), [(600, ""), (40_000, "checkpoints/step-00000004")], ids=["options", "weights"]
 )
-def test_a_file_that_the_system_cuts_off_is_one_line(
+def test_bug_a_file_that_the_system_cuts_off_is_one_line(
     size, path, options, limited, run, uninterrupted, contents, tmp_path
 ):
+    """It was a traceback: safetensors and tokenizers raise no OSError."""
     save = tmp_path / "save"
     outcome = limited(finetune.main, options(save), size)
     assert_one_line(outcome, save / path, "File too large", "ulimit")
