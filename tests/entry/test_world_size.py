@@ -15,6 +15,7 @@ import train_velocity_field
 from data_utils.files import write_json
 from distillm.distributed import World
 from distillm.generation import KeyedSampling
+from tests.entry.answers import answers, differing_rows
 from tests.entry.curves import SAME_CURVE, SAME_GRADIENT, STEPS_PER_EPOCH, curve_deviation, steady_run, tensor_deviation
 from tests.entry.every_method import METHODS, make_pairs
 
@@ -148,24 +149,6 @@ def test_several_processes_train_the_same_velocity_field(
 
 SAMPLED, GREEDY = ["--do-sample", "true"], ["--do-sample", "false"]
 EVERY_SPLIT = [(batch_size, processes) for batch_size in (1, 3, 64) for processes in (1, 2, 4)]
-
-
-def answers(save):
-    """Return the lines of every set and seed, in order."""
-    paths = sorted(save.rglob("answers.jsonl"))
-    return {str(path.relative_to(save)): [json.loads(line) for line in open(path, encoding="utf-8")] for path in paths}
-
-
-def differing_rows(one, two):
-    """List the rows whose text differs: (file, row, text, other text). Sets, order and count must be the same."""
-    assert one.keys() == two.keys()
-    rows = []
-    for file, lines in one.items():
-        assert [line["prompt"] for line in lines] == [line["prompt"] for line in two[file]]
-        assert [line["references"] for line in lines] == [line["references"] for line in two[file]]
-        pairs = enumerate(zip(lines, two[file], strict=True))
-        rows += [(file, row, a["answer"], b["answer"]) for row, (a, b) in pairs if a["answer"] != b["answer"]]
-    return rows
 
 
 @pytest.fixture
