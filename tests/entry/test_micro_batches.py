@@ -42,9 +42,9 @@ def compare(world, pairs, call_script, read_log, tmp_path, record_property, monk
     return run_all
 
 
-@pytest.mark.parametrize("name", ["adaptive-srkl-contra", "srkl-fdd", "distillm2-v2-contra", "lm with LoRA"])
+@pytest.mark.parametrize("name", ["adaptive-srkl-contra", "srkl-fdd", "lm with LoRA"])
 def test_one_two_and_four_micro_batches_give_the_same_gradient_and_losses(name, compare):
-    compare(name, 5)
+    compare(name, 4)
 
 
 @pytest.mark.slow
