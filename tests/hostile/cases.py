@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -9,15 +10,14 @@ from hypothesis.strategies import SearchStrategy
 
 from data_utils.errors import UserError
 
-DECLARED: dict[str, int] = {}  # test name -> cases
+DECLARED: dict[tuple[str, str], int] = {}  # (file, test) -> cases
 
 
 def cases(count: int, **strategies: SearchStrategy) -> Callable[[Callable], Callable]:
     """Run a test on `count` generated cases, the same ones every time; it fails if fewer were really run."""
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
-        assert test.__name__ not in DECLARED
-        DECLARED[test.__name__] = count
+        DECLARED[Path(test.__code__.co_filename).name, test.__name__] = count
         executed = 0
 
         @functools.wraps(test)

@@ -14,33 +14,9 @@ from data_utils.prompts import encode_prompt, format_prompt
 from data_utils.store_meta import vocabulary_size
 from tests.hostile.cases import cases
 from tests.hostile.damage import damages
+from tests.hostile.texts import BROKEN_TEXT, JUNK, ODD, TEXT
 from tools.process_data_dolly import encode_source, read_sources, write_split
 
-# What breaks readers: line breaks that are none in JSON, NUL, BOM, emoji with joiners, right-to-left, combining marks.
-ODD = [
-    "",
-    " ",
-    "\u2028",
-    "\u2029",
-    "\x85",
-    "\x00",
-    "\ufeff",
-    "\r\n",
-    "\n\n",
-    "👩‍👩‍👧",
-    "🏳️‍🌈",
-    "שלום",
-    "é",
-    "{}",
-    "{input}",
-]
-ODD += ["### Response:", "### Instruction:\n", "\\", '"', "\u202e", "￿", "𝔘", "%s", "\x1b[0m", "x" * 300]
-TEXT = st.sampled_from(ODD) | st.text(max_size=12)  # no lone surrogates: not text
-BROKEN_TEXT = st.builds("{}{}".format, TEXT, st.sampled_from(["\ud800", "\udfff", "\udc80a"]))
-JUNK = st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.floats() | st.lists(st.integers(), max_size=2)
-JUNK |= st.dictionaries(st.text(max_size=3), st.integers(), max_size=2) | st.sampled_from(
-    [[], {}, [[]], [None], ["a", 1]]
-)
 OUTPUT = TEXT | st.lists(TEXT, min_size=1, max_size=3)
 SOUND = st.fixed_dictionaries(
     {"instruction": TEXT, "output": OUTPUT}, optional={"input": TEXT | st.none(), "id": JUNK, "prompt": st.none()}
@@ -83,7 +59,7 @@ def is_sound(line: bytes) -> bool:
         return False
 
 
-@cases(1200, lines=FILES, end=ENDS, torn=st.booleans())
+@cases(900, lines=FILES, end=ENDS, torn=st.booleans())
 def test_every_record_arrives_in_order_or_the_bad_line_is_named(tmp_path, lines, end, torn):
     path = tmp_path / "data.jsonl"
     content = end.encode().join(lines)
@@ -109,7 +85,7 @@ def test_bytes_that_are_no_jsonl_are_refused(tmp_path, content):
         read_jsonl(path)
 
 
-@cases(500, records=st.lists(SOUND, min_size=1, max_size=5), damage=damages("flip", "truncate", "append", "halves"))
+@cases(300, records=st.lists(SOUND, min_size=1, max_size=5), damage=damages("flip", "truncate", "append", "halves"))
 def test_a_damaged_file_names_a_line_or_holds_only_whole_records(tmp_path, records, damage):
     path = tmp_path / "data.jsonl"
     path.write_bytes(b"".join(as_line(record, False) + b"\n" for record in records))
@@ -131,7 +107,7 @@ def text_of(tokenizer, ids: list[int]) -> str:
 
 
 @cases(
-    300,
+    200,
     train=st.lists(SOUND, min_size=1, max_size=4),
     dev=st.lists(SOUND, min_size=1, max_size=3),
     raw=st.booleans(),

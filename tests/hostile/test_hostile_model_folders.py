@@ -85,7 +85,7 @@ def loaded_or_refused(load, *arguments):
         return None
 
 
-@cases(150, which=PARTS, damage=damages())
+@cases(80, which=PARTS, damage=damages())
 def test_a_damaged_model_folder_is_refused_or_loads_the_weights_in_it(folders, tmp_path, which, damage):
     folder = damaged_copy(folders, tmp_path, "gpt2", "other", which, damage)
     model = loaded_or_refused(load_causal_lm, str(folder))
@@ -99,7 +99,7 @@ def assert_same_shapes(ours, theirs) -> None:
     assert {name: tensor.shape for name, tensor in ours.items()} == {n: t.shape for n, t in theirs.items()}
 
 
-@cases(150, key=PARTS, value=st.sampled_from(VALUES))
+@cases(100, key=PARTS, value=st.sampled_from(VALUES))
 def test_a_config_with_a_foreign_value_is_refused_or_loads(folders, tmp_path, key, value):
     folder = tmp_path / "gpt2"
     shutil.copytree(folders / "gpt2", folder, dirs_exist_ok=True)
@@ -110,7 +110,7 @@ def test_a_config_with_a_foreign_value_is_refused_or_loads(folders, tmp_path, ke
         assert_same(state(model), state(load_causal_lm(str(folders / "gpt2"))))
 
 
-@cases(150, which=PARTS, damage=damages())
+@cases(100, which=PARTS, damage=damages())
 def test_a_damaged_tokenizer_is_refused_or_encodes(folders, tmp_path, which, damage):
     folder = damaged_copy(folders, tmp_path, "gpt2", "llama", which, damage)
     tokenizer = loaded_or_refused(load_tokenizer, str(folder))
@@ -129,13 +129,13 @@ def check_adapter(base: Path, folder: Path) -> None:
         assert all(equal(arrived[name], tensor) for name, tensor in written.items())
 
 
-@cases(100, which=PARTS, damage=damages())
+@cases(60, which=PARTS, damage=damages())
 def test_a_damaged_adapter_is_refused_or_loads(folders, tmp_path, which, damage):
     folder = damaged_copy(folders, tmp_path, "adapter", "other adapter", which, damage)
     check_adapter(folders / "llama", folder)
 
 
-@cases(100, key=PARTS, value=st.sampled_from(VALUES))
+@cases(60, key=PARTS, value=st.sampled_from(VALUES))
 def test_an_adapter_config_with_a_foreign_value_is_refused_or_loads(folders, tmp_path, key, value):
     folder = tmp_path / "adapter"
     shutil.copytree(folders / "adapter", folder, dirs_exist_ok=True)
@@ -143,7 +143,7 @@ def test_an_adapter_config_with_a_foreign_value_is_refused_or_loads(folders, tmp
     check_adapter(folders / "llama", folder)
 
 
-@cases(400, which=PARTS, damage=damages())
+@cases(300, which=PARTS, damage=damages())
 def test_a_damaged_velocity_field_is_refused_or_loads(folders, tmp_path, which, damage):
     folder = damaged_copy(folders, tmp_path, "field", "other field", which, damage)
     both = loaded_or_refused(load_field, folder, folder, 4, 6, 2)
@@ -153,3 +153,46 @@ def test_a_damaged_velocity_field_is_refused_or_loads(folders, tmp_path, which, 
             assert {key: tensor.shape for key, tensor in module.state_dict().items()} == {
                 key: t.shape for key, t in written.items()
             }
+
+
+# ---- what was wrong ----------------------------------------------------------------------------------------------
+
+
+def refused(load, *arguments) -> str:
+    with pytest.raises(UserError) as error:
+        load(*arguments)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_bug_the_weights_of_a_deeper_model_were_loaded_in_part(folders, tmp_path):
+    folder = Path(shutil.copytree(folders / "gpt2", tmp_path / "gpt2"))
+    shutil.copyfile(folders / "other" / "model.safetensors", folder / "model.safetensors")
+    assert "transformer.h.2" in refused(load_causal_lm, str(folder))
+
+
+def test_bug_the_adapter_of_a_deeper_model_was_loaded_in_part(folders):
+    said = refused(load_causal_lm, str(folders / "llama"), torch.float32, str(folders / "other adapter"), True)
+    assert "layers.1.self_attn" in said
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "3", '{"model_type": "gpt2", "n_embd": "8"}'])
+def test_bug_json_that_is_no_config_ended_in_a_traceback(folders, tmp_path, content):
+    folder = Path(shutil.copytree(folders / "gpt2", tmp_path / "gpt2"))
+    (folder / "config.json").write_text(content)
+    assert str(folder) in refused(load_causal_lm, str(folder))
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "{", '{"model": {"type": "BPE"}}'])
+def test_bug_a_damaged_tokenizer_json_ended_in_a_traceback(folders, tmp_path, content):
+    folder = Path(shutil.copytree(folders / "gpt2", tmp_path / "gpt2"))
+    (folder / "tokenizer.json").write_text(content)
+    assert f"cannot load a tokenizer from {folder}" in refused(load_tokenizer, str(folder))
+
+
+@pytest.mark.parametrize("value", [1.5, -1, "much"])
+def test_bug_a_field_with_an_impossible_dropout_ended_in_a_traceback(folders, tmp_path, value):
+    folder = Path(shutil.copytree(folders / "field", tmp_path / "field"))
+    path = folder / "velocity_field.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"dropout": value}))
+    assert "velocity_field" in refused(load_field, folder, folder, 4, 6, 2)

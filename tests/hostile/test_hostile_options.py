@@ -45,7 +45,7 @@ def is_valid(words: list[str]) -> bool:
     return False
 
 
-@cases(1500, words=METHODS)
+@cases(1000, words=METHODS)
 def test_a_method_string_is_read_in_full_or_refused_with_the_valid_ones(words):
     text = "-".join(words)
     try:
@@ -93,7 +93,7 @@ def means(kind, value, text: str) -> bool:
     return value == text or value == [text]
 
 
-@cases(700, pairs=st.lists(PAIRS, max_size=3))
+@cases(500, pairs=st.lists(PAIRS, max_size=3))
 def test_a_command_line_is_refused_or_every_value_is_the_given_one(pairs):
     given = dict(pairs)  # of an option given twice, the last counts
     try:

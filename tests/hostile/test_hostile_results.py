@@ -15,7 +15,7 @@ from distillm.reporting import JsonLinesLogger
 from evaluate import Job, is_done, write_results
 from tests.hostile.cases import cases
 from tests.hostile.damage import damages
-from tests.hostile.test_hostile_jsonl import BROKEN_TEXT, JUNK, TEXT
+from tests.hostile.texts import BROKEN_TEXT, JUNK, TEXT
 from tests.runtime.tiny import ALONE
 from tools.build_response_pairs import join, read_responses
 from tools.evaluation_results import open_evaluations
@@ -118,7 +118,7 @@ def pair_folder(tmp_path_factory):
     return folder
 
 
-@cases(300, which=PARTS, damage=damages())
+@cases(200, which=PARTS, damage=damages())
 def test_a_damaged_pair_folder_is_refused_or_holds_as_many_pairs(pair_folder, tokenizer, tmp_path, which, damage):
     folder = tmp_path / "pairs"
     shutil.rmtree(folder, ignore_errors=True)
@@ -176,7 +176,7 @@ def evaluated(tmp_path_factory):
     return root
 
 
-@cases(300, which=PARTS, damage=damages())
+@cases(200, which=PARTS, damage=damages())
 def test_a_damaged_result_is_refused_evaluated_anew_or_in_the_table(evaluated, tmp_path, which, damage):
     shutil.copytree(evaluated, tmp_path / "results", dirs_exist_ok=True)
     folder = tmp_path / "results" / "a" / "dolly-512" / "10"

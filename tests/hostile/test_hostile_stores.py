@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from data_utils.errors import UserError
 from data_utils.indexed_dataset import IndexedDataset, IndexedDatasetWriter, separator, store_paths, token_dtype
 from data_utils.instructions import InstructionDataset
+from data_utils.store_meta import check_tokenizer
 from tests.hostile.cases import cases, refusal
 from tests.hostile.damage import damages
 
@@ -74,7 +75,7 @@ def sound(tmp_path):
     return folder
 
 
-@cases(2000, ending=st.sampled_from([".bin", ".idx"]), damage=damages())
+@cases(1000, ending=st.sampled_from([".bin", ".idx"]), damage=damages())
 def test_a_damaged_store_is_refused_or_read_within_its_bounds(sound, ending, damage):
     path = sound / f"train_0{ending}"
     whole = path.read_bytes()
@@ -107,3 +108,22 @@ def check_rows(folder):
     for row in (rows[index] for index in range(len(rows))):
         assert row.response
         assert all(0 <= token <= largest < 65_535 for token in row.prompt + row.response)
+
+
+# ---- what was wrong ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("item", "what"), [([3, 65_535, 4, 65_535, 5], "two separators"), ([3, 65_535], "no response"), ([65_535], "no")]
+)
+def test_bug_an_item_with_two_separators_or_no_response_was_trained_on(tmp_path, item, what):
+    write(tmp_path / "train_0", [[7, 65_535, 8], item], "<u2")
+    with pytest.raises(UserError, match=f"item 1 has {what}"):
+        InstructionDataset(tmp_path, "train", 64, 32)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"tokenizer": []}', '{"tokenizer": {"name": "x"}}', "{"])
+def test_bug_a_meta_json_without_a_fingerprint_ended_in_a_traceback(tmp_path, tokenizer, content):
+    (tmp_path / "meta.json").write_text(content)
+    with pytest.raises(UserError, match=r"meta\.json is damaged"):
+        check_tokenizer(tmp_path, tokenizer)
