@@ -43,7 +43,7 @@ def copied(saved: Path, tmp_path: Path) -> Path:
     return folder
 
 
-@cases(120, which=PARTS, damage=damages(), other=st.sampled_from(["later", "wider"]))
+@cases(100, which=PARTS, damage=damages(), other=st.sampled_from(["later", "wider"]))
 def test_a_damaged_checkpoint_is_refused_or_goes_on_exactly(saved, expected, tmp_path, which, damage, other):
     folder, (fresh, further) = copied(saved, tmp_path), expected
     files = sorted(path for path in folder.rglob("*") if path.is_file())

@@ -99,7 +99,7 @@ def assert_same_shapes(ours, theirs) -> None:
     assert {name: tensor.shape for name, tensor in ours.items()} == {n: t.shape for n, t in theirs.items()}
 
 
-@cases(100, key=PARTS, value=st.sampled_from(VALUES))
+@cases(80, key=PARTS, value=st.sampled_from(VALUES))
 def test_a_config_with_a_foreign_value_is_refused_or_loads(folders, tmp_path, key, value):
     folder = tmp_path / "gpt2"
     shutil.copytree(folders / "gpt2", folder, dirs_exist_ok=True)
@@ -143,7 +143,7 @@ def test_an_adapter_config_with_a_foreign_value_is_refused_or_loads(folders, tmp
     check_adapter(folders / "llama", folder)
 
 
-@cases(300, which=PARTS, damage=damages())
+@cases(200, which=PARTS, damage=damages())
 def test_a_damaged_velocity_field_is_refused_or_loads(folders, tmp_path, which, damage):
     folder = damaged_copy(folders, tmp_path, "field", "other field", which, damage)
     both = loaded_or_refused(load_field, folder, folder, 4, 6, 2)
