@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from distillm.generation import KeyedSampling
 from tests.entry.every_method import METHODS, options_of
 
 ROWS_PER_STEP, STEPS_PER_EPOCH = 8, 3  # 26 rows
@@ -28,6 +29,20 @@ def steady_run(
     if "contra" in method:
         words += ["--velocity-field-path", world.steady_field]
     return options_of(world, pairs, name, save, *words, *more, student=world.steady_student)
+
+
+def end_responses_at_random(monkeypatch: Any) -> None:
+    """Let a tenth of the drawn tokens be EOS (id 1), as an untrained model hardly would: responses differ in length."""
+    choose = KeyedSampling.__call__
+
+    def choose_or_end(self: KeyedSampling, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        chosen = choose(self, input_ids, scores)
+        ends = self.uniforms[:, input_ids.shape[1] - self.prompt_width] < 0.1
+        chosen[ends] = -torch.inf
+        chosen[ends, 1] = 0.0
+        return chosen
+
+    monkeypatch.setattr(KeyedSampling, "__call__", choose_or_end)
 
 
 def curve_deviation(one: list[dict], two: list[dict]) -> float:

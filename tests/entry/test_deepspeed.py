@@ -14,7 +14,7 @@ import finetune
 from data_utils.errors import UserError
 from distillm import token_losses
 from distillm.trainer import Trainer
-from tests.entry.curves import SAME_CURVE, curve_deviation, steady_run, tensor_deviation
+from tests.entry.curves import SAME_CURVE, curve_deviation, end_responses_at_random, steady_run, tensor_deviation
 from tests.entry.every_method import METHODS, make_pairs
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "deepspeed"
@@ -95,6 +95,7 @@ def compare(world, pairs, config, run_on, call_script, read_log, tmp_path, recor
     def run_both(name, stage, processes, more=(), resume=True):
         # So few tokens a chunk that one rank needs more chunks than the other.
         monkeypatch.setattr(token_losses, "CHUNK_ELEMENTS", 12 * 400)
+        end_responses_at_random(monkeypatch)
         plain, deep = tmp_path / "plain", tmp_path / "deep"
         options = [*LENGTH, *more]
         assert call_script(finetune.main, steady_run(world, pairs, name, plain, 1, 2, options)) == 0

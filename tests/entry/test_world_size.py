@@ -16,7 +16,15 @@ from data_utils.files import write_json
 from distillm.distributed import World
 from distillm.generation import KeyedSampling
 from tests.entry.answers import answers, differing_rows
-from tests.entry.curves import SAME_CURVE, SAME_GRADIENT, STEPS_PER_EPOCH, curve_deviation, steady_run, tensor_deviation
+from tests.entry.curves import (
+    SAME_CURVE,
+    SAME_GRADIENT,
+    STEPS_PER_EPOCH,
+    curve_deviation,
+    end_responses_at_random,
+    steady_run,
+    tensor_deviation,
+)
 from tests.entry.every_method import METHODS, make_pairs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,8 +75,10 @@ def read_rows(folder, name, processes):
 
 
 @pytest.fixture
-def compare(world, pairs, record, run_on, call_script, read_log, tmp_path, record_property):
+def compare(world, pairs, record, run_on, call_script, read_log, tmp_path, record_property, monkeypatch):
     """Train a method on one process, then on several: rows, first gradient and curve must be the same."""
+
+    end_responses_at_random(monkeypatch)
 
     def run_all(name, counts, more):
         record("1")
