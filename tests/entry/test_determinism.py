@@ -5,6 +5,8 @@ After a change that is meant to change them (say so in its message):
     WRITE_GOLDEN_CURVES=1 python3 -m pytest tests/entry/test_determinism.py -k golden
 """
 
+import importlib
+import inspect
 import json
 import os
 import subprocess
@@ -16,6 +18,7 @@ import torch
 
 import finetune
 import train_velocity_field
+from tests.entry.conftest import in_child, wait_for
 from tests.entry.every_method import METHODS, make_pairs, options_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,28 +103,30 @@ CHAIN = [
     ),
     "tools.build_response_pairs --responses responses --output pairs",
     f"finetune --type adaptive-srkl {STUDENT} --teacher-model-path models/teacher --data-dir store "
-    f"--lm-data-dir corpus --save student {LENGTHS} --batch-size 4 --total-iters 4 --init-threshold 0.7 --do-train --do-valid --dev-num 4",
+    f"--lm-data-dir corpus --save student {LENGTHS} --batch-size 4 --total-iters 4 --init-threshold 0.7 "
+    "--do-train --do-valid --dev-num 4",
 ]
-RUN_CHAIN = """
-import importlib, json, sys
-for command in json.loads(sys.argv[1]):
-    sys.argv = command.split()
-    importlib.import_module(sys.argv[0]).main()
-"""
+
+
+def run_chain(chain):
+    for command in chain:
+        sys.argv = command.split()
+        importlib.import_module(sys.argv[0]).main()
+    return 0
 
 
 def test_two_processes_with_the_same_seeds_make_the_same_bytes_from_data_to_student(contents, tmp_path):
     """Also where the hashes of strings, and so the order of sets, differ."""
-    results = []
-    for hash_seed in ("1", "2"):
-        folder = tmp_path / hash_seed
-        folder.mkdir()
-        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-c", RUN_CHAIN, json.dumps(CHAIN)]
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        results.append(contents(folder))
-    one, two = results
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    environment = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": str(ROOT)}
+    code = f"import importlib, json, sys\n{inspect.getsource(run_chain)}\nrun_chain(json.loads(sys.argv[1]))"
+    command = [sys.executable, "-c", code, json.dumps(CHAIN)]
+    done = subprocess.run(command, cwd=tmp_path / "one", env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    here = in_child(lambda: os.chdir(tmp_path / "two") or run_chain(CHAIN))
+    assert wait_for(here) == 0
+    one, two = (contents(tmp_path / name) for name in ("one", "two"))
     assert {"pairs/train/state.json", "store/train_0.bin", "student/model.safetensors"} <= one.keys()
     assert [name for name in one if one[name] != two.get(name)] == []
     assert one.keys() == two.keys()

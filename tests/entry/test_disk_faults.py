@@ -43,7 +43,7 @@ FAULTS = {
 
 @pytest.fixture(scope="module")
 def options(world):
-    return lambda save: world.training(save, "--save-interval", 4, "--epochs", 2, type="adaptive-srkl-contra")
+    return lambda save: world.training(save, "--save-interval", 4, "--epochs", 2, type="rkl-contra")
 
 
 @pytest.fixture(scope="module")

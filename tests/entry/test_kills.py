@@ -162,7 +162,7 @@ def same_result(contents):
 
 def test_fifty_kills_of_a_training_run_change_no_byte_of_its_result(world, call_script, same_result, tmp_path):
     def act(save: Path) -> int:
-        options = ["--save-interval", 1, "--epochs", 4, "--eval-interval", 3, "--dev-num", 4]
+        options = ["--save-interval", 1, "--epochs", 3, "--eval-interval", 3, "--dev-num", 4]
         return call_script(finetune.main, world.training(save, *options, type="adaptive-srkl-contra"))
 
     whole = tmp_path / "whole"
@@ -178,7 +178,7 @@ def test_a_velocity_field_killed_often_is_the_same_field(world, call_script, sam
     whole = tmp_path / "whole"
     assert act(whole) == 0
     killer = Killer(STAGE_1, longest=0.6)
-    kill_often(killer, 15, tmp_path / "killed", act, newest_field_step, lambda save: same_result(save, whole))
+    kill_often(killer, 10, tmp_path / "killed", act, newest_field_step, lambda save: same_result(save, whole))
 
 
 def test_responses_are_the_same_however_often_their_generation_is_killed(world, call_script, tmp_path):
@@ -203,5 +203,5 @@ def test_responses_are_the_same_however_often_their_generation_is_killed(world, 
         assert rows_of(output) == len(expected) == 26
         assert not Path(f"{output}.partial").exists()
 
-    kill_often(Killer(RESPONSES, longest=0.8), 15, tmp_path / "killed", act, rows_of, compare)
+    kill_often(Killer(RESPONSES, longest=0.8), 10, tmp_path / "killed", act, rows_of, compare)
     assert not list((tmp_path / "killed").glob(".*"))

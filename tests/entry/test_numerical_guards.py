@@ -107,7 +107,8 @@ TERMS = {
 
 
 @pytest.mark.parametrize(
-    ("name", "poison_name"), [*((name, "nan with its gradient") for name in TERMS), *(("fkl", p) for p in POISONS)]
+    ("name", "poison_name"),
+    sorted({*((name, "nan with its gradient") for name in TERMS), *(("fkl", p) for p in POISONS)}),
 )
 def test_a_step_that_is_not_finite_is_not_taken_and_names_step_term_and_rows(
     name, poison_name, world, pairs, run, poison, engines, tmp_path
