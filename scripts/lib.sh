@@ -76,9 +76,10 @@ is_hub_id() {
   [[ "$1" =~ ^[A-Za-z0-9][^/]*(/[^/]+)?$ && ! -e "$1" ]]
 }
 
-# stands FOLDER: it holds a file that a script writes when it has finished.
+# stands FOLDER: it holds a file that a script writes when it has finished; a training's folder says so itself.
 stands() {
   local last
+  [[ ! -f "$1/args.json" || -f "$1/finished.json" ]] || return 1
   for last in config.json adapter_config.json velocity_field.json meta.json dataset_dict.json; do
     [[ ! -f "$1/$last" ]] || return 0
   done
@@ -157,7 +158,7 @@ generate_pairs() {
     answer "$split" teacher "$TEACHER_CKPT" "${TEACHER_PEFT_CKPT:-}" "$@"
     answer "$split" student "$CKPT" "${PEFT_CKPT:-}" "$@"
   done
-  tool build_response_pairs.py --responses "$RESPONSE_DIR" --output "$SAVE_PATH"
+  on_first_node tool build_response_pairs.py --responses "$RESPONSE_DIR" --output "$SAVE_PATH"
 }
 
 # ---- training ----------------------------------------------------------------------------------------------------

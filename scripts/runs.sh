@@ -11,7 +11,7 @@ EVALUATION_SETS="dolly self_inst vicuna sinst uinst"
 start_run() {
   local name
   for name in CKPT PEFT_CKPT SAVE_PATH; do
-    [[ -z "${!name:-}" ]] || die "$name belongs to single scripts; for a whole run set TEACHER_BASE, STUDENT_BASE or RESULTS_DIR"
+    [[ -z "${!name+set}" ]] || die "$name belongs to single scripts; for a whole run set TEACHER_BASE, STUDENT_BASE or RESULTS_DIR"
   done
   dry_run || use_environment
   prepare_data

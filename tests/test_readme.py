@@ -39,7 +39,7 @@ def test_the_test_command_is_the_one_of_ci():
     assert "bash tests/run.sh" in ci
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/differences.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/differences.md", "docs/guarantees.md", "docs/tiny.md"])
 def test_links_lead_to_files(page):
     for link in re.findall(r"\]\(([^)#:]+)\)", (REPOSITORY / page).read_text(encoding="utf-8")):
         assert (REPOSITORY / page).parent.joinpath(link).exists(), link
@@ -64,3 +64,11 @@ def test_every_variable_of_the_scripts_is_known_to_the_dry_runs():
     """Else the environment of whoever runs the tests would leak into them."""
     shell = "".join(path.read_text() for path in (REPOSITORY / "scripts").rglob("*.sh"))
     assert set(re.findall(r"^([A-Z_]+)=\"\$\{\1:?-", shell, flags=re.MULTILINE)) <= set(VARIABLES.split())
+
+
+def test_every_test_that_a_promise_names_exists():
+    page = (REPOSITORY / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)`", page)
+    assert len(named) > 15
+    for path in named:
+        assert (REPOSITORY / path).is_file(), path
