@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from unittest import mock
 import pytest
 import torch
 from safetensors.torch import load_file
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 import finetune
@@ -26,7 +28,7 @@ from distillm.engine import TorchEngine
 from distillm.generation import Generator
 from distillm.reporting import JsonLinesLogger
 from distillm.trainer import Trainer
-from tests.entry.conftest import in_child, wait_for
+from tests.entry.conftest import LONGEST_RUN, in_child, wait_for
 from tools import generate_responses
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -73,11 +75,18 @@ class Killer:
         place = min(self.places, key=lambda name: self.hits[name])
         owner, method, most = self.places[place]
         due, late = self.draws.randint(1, most), self.draws.random() < 0.5
-        child = in_child(act if by_clock else lambda: act_and_die(act, owner, method, due, late))
+
+        def child() -> int:
+            # tqdm's lock is shared by forked processes, and who is killed does not give it back.
+            tqdm.set_lock(threading.RLock())
+            signal.alarm(LONGEST_RUN)
+            return act() if by_clock else act_and_die(act, owner, method, due, late)
+
+        process = in_child(child)
         if by_clock:
             time.sleep(self.draws.uniform(0, self.longest))
-            os.kill(child, signal.SIGKILL)
-        status = wait_for(child)
+            os.kill(process, signal.SIGKILL)
+        status = wait_for(process)
         assert status in (0, -signal.SIGKILL)
         if status:
             self.hits["the clock" if by_clock else place] += 1
