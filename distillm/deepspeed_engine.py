@@ -89,7 +89,7 @@ class DeepSpeedEngine:
         return norm
 
     def save_state(self, folder: Path) -> None:
-        # With LoRA, the frozen weights are those that every start loads anyway, and a hundred times larger.
+        # With LoRA, the frozen weights are those that every start loads anyway.
         self.engine.save_checkpoint(str(folder), tag="state", exclude_frozen_parameters=True)
 
     def load_state(self, folder: Path) -> None:

@@ -25,3 +25,27 @@ PAIR_OPTIONS=( # of DistiLLM-2
   --batch-size 8
   --gradient-accumulation-steps 2
 )
+
+PAIR="${STUDENT_SIZE}_$TEACHER_SIZE"
+RESULT_ROWS=(
+  "Teacher=sft/$FAMILY-$TEACHER_SIZE"
+  "SFT=sft/$FAMILY-$STUDENT_SIZE"
+  "KD=kd/$PAIR"
+  "KD + CONTRA=contra/kd/$PAIR"
+  "DistiLLM=distillm/$PAIR"
+  "DistiLLM + CONTRA=contra/distillm/$PAIR"
+  "FDD=fdd/$PAIR"
+  "FDD + CONTRA=contra/fdd/$PAIR"
+  "DistiLLM-2=distillm2/$PAIR"
+  "DistiLLM-2 + CONTRA=contra/distillm2/$PAIR"
+)
+
+# An empty TEACHER_PEFT_CKPT says that the teacher is a whole model.
+prepare_teacher() {
+  [[ -z "${TEACHER_PEFT_CKPT-default}" ]] ||
+    once_unless_given TEACHER_PEFT_CKPT "$TRAIN/sft/$FAMILY-$TEACHER_SIZE" "sft/sft_${TEACHER_SIZE}_lora.sh" "$@"
+}
+
+prepare_student() {
+  once "$TRAIN/init/$FAMILY-$STUDENT_SIZE" "init/init_${STUDENT_SIZE}_lora.sh" "$@"
+}

@@ -1,7 +1,6 @@
 # shellcheck shell=bash
 # What the scripts of runs/ are made of; sourced by lib.sh.
 # A run calls scripts one after the other. One-time steps are skipped when their output stands; a dry run shows them all.
-
 # Its common.sh has a function prepare_<what> for each, and names in RESULT_ROWS the checkpoints of the family's table.
 
 EVALUATION_SETS="dolly self_inst vicuna sinst uinst"
@@ -26,13 +25,21 @@ step() {
   bash "$BASE_PATH/scripts/$FAMILY/$1" "$BASE_PATH" "$MASTER_PORT" "$GPU_NUM" "${@:2}"
 }
 
-# once FOLDER SCRIPT OPTION...: a step that writes FOLDER, unless that stands, is a model on the Hub, or is not wanted ("").
+# once FOLDER SCRIPT OPTION...: a step that writes FOLDER, unless that stands or is a model on the Hub.
 once() {
-  [[ -n "$1" ]] || return 0
   if ! dry_run && { stands "$1" || is_hub_id "$1"; }; then
     printf '\n== %s stands: scripts/%s/%s is skipped\n' "$1" "$FAMILY" "$2" >&2
   else
     SAVE_PATH="$1" step "${@:2}"
+  fi
+}
+
+# once_unless_given VARIABLE FOLDER SCRIPT OPTION...: once, unless the user's VARIABLE names what to take instead.
+once_unless_given() {
+  if [[ -n "${!1:-}" ]]; then
+    require_model "$1"
+  else
+    once "${@:2}"
   fi
 }
 
@@ -91,7 +98,7 @@ prepare_data() {
 
 # CONTRA's field, on the instruction data and on response pairs, and those pairs.
 prepare_velocity_field() {
-  once "${VELOCITY_FIELD_PATH:-$TRAIN/velocity_field}" train_velocity_field.sh "$@"
+  once_unless_given VELOCITY_FIELD_PATH "$TRAIN/velocity_field" train_velocity_field.sh "$@"
 }
 
 prepare_pairs() {
@@ -99,7 +106,8 @@ prepare_pairs() {
 }
 
 prepare_pair_velocity_field() {
-  once "${VELOCITY_FIELD_PATH:-$TRAIN/velocity_field/distillm2}" distillm2/train_velocity_field_distillm2.sh "$@"
+  once_unless_given VELOCITY_FIELD_PATH "$TRAIN/velocity_field/distillm2" \
+    distillm2/train_velocity_field_distillm2.sh "$@"
 }
 
 # The rows that the table shows the differences to, with intervals.

@@ -36,7 +36,7 @@ RESULT_ROWS=(
 )
 
 prepare_teacher() {
-  once "${TEACHER_CKPT:-$TRAIN/sft/gpt2-xlarge}" sft/sft_xlarge.sh "$@"
+  once_unless_given TEACHER_CKPT "$TRAIN/sft/gpt2-xlarge" sft/sft_xlarge.sh "$@"
 }
 
 prepare_student() {
@@ -50,7 +50,7 @@ ablate() {
   RESULT_ROWS=()
   for value in $VALUES; do
     export "$2=$value" VELOCITY_FIELD_PATH="$TRAIN/velocity_field/$1/$value"
-    prepare_velocity_field "${@:3}"
+    once "$VELOCITY_FIELD_PATH" train_velocity_field.sh "${@:3}"
     SAVE_PATH="$TRAIN/ablation/$1/$value" step distillm/contra_0.1B_1.5B.sh "${@:3}"
     RESULT_ROWS+=("$1 $value=ablation/$1/$value")
   done

@@ -30,7 +30,7 @@ RESULT_ROWS=(
 )
 
 prepare_teacher() {
-  once "${TEACHER_CKPT:-$TRAIN/sft/qwen2.5-1.5B}" sft/sft_1.5B.sh "$@"
+  once_unless_given TEACHER_CKPT "$TRAIN/sft/qwen2.5-1.5B" sft/sft_1.5B.sh "$@"
 }
 
 prepare_student() {

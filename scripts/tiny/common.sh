@@ -70,7 +70,7 @@ prepare_models() {
 
 prepare_teacher() {
   once "$TEACHER_BASE" pretrain/teacher.sh "$@"
-  once "${TEACHER_CKPT:-$TRAIN/sft/teacher}" sft/sft_teacher.sh "$@"
+  once_unless_given TEACHER_CKPT "$TRAIN/sft/teacher" sft/sft_teacher.sh "$@"
 }
 
 prepare_student() {

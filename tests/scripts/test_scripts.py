@@ -261,6 +261,21 @@ def test_a_teacher_from_elsewhere_is_used_as_it_is(fake_run):
     assert programs.count("finetune.py") == 1
 
 
+@pytest.mark.parametrize(
+    ("run", "variable"),
+    [
+        ("runs/gpt2/kd.sh", "TEACHER_CKPT"),
+        ("runs/llama2/distillm.sh", "TEACHER_PEFT_CKPT"),
+        ("runs/gpt2/distillm_contra.sh", "VELOCITY_FIELD_PATH"),
+    ],
+)
+def test_bug_a_mistyped_path_of_a_run_was_trained_into(run, variable, fake_run, tmp_path):
+    """What the user names must stand; only what nobody names is made."""
+    with pytest.raises(AssertionError, match=f"{variable}='/nowhere/x' is not a folder"):
+        fake_run(run, **{variable: "/nowhere/x"})
+    assert "--save /nowhere/x" not in (tmp_path / "log").read_text()
+
+
 def test_the_second_node_leaves_data_and_evaluation_to_the_first(tmp_path):
     commands = dry_run("runs/gpt2/distillm.sh", NNODES="2", NODE_RANK="1")
     assert {command.program for command in commands} == {"finetune.py"}
