@@ -4,6 +4,7 @@ It runs in a process of its own, because it joins a process group."""
 
 import json
 import os
+import pickle
 import socket
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from data_utils.errors import UserError
-from distillm.deepspeed_engine import load_config
+from distillm.deepspeed_engine import load_config, refuse_pickled_code
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs" / "deepspeed"
@@ -130,3 +131,18 @@ def test_a_configuration_that_contradicts_the_options_is_refused(text, words, tm
     path.write_text(text)
     with pytest.raises(UserError, match=words):
         load_config(str(path), 4, 1, 1.0, "fp32")
+
+
+def test_bug_python_before_3_11_4_wrote_checkpoints_that_the_safe_reader_refused(monkeypatch):
+    """It pickles an enumeration as a call of `getattr`; Debian 12 has such a Python."""
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+
+    old_python = lambda stage, protocol: (getattr, (ZeroStageEnum, stage.name))  # noqa: E731
+    monkeypatch.setattr(ZeroStageEnum, "__reduce_ex__", old_python)
+    stage = ZeroStageEnum.gradients
+    assert b"getattr" in pickle.dumps(stage)
+    refuse_pickled_code()
+    assert b"getattr" not in pickle.dumps(stage)
+    assert pickle.loads(pickle.dumps(stage)) is stage
