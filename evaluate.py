@@ -33,8 +33,9 @@ from distillm.distributed import join_world, leave_world
 from distillm.engine import DTYPES, PRECISIONS, autocast, resolve_precision
 from distillm.generation import DecodingSettings, Generator
 from distillm.metrics import mean_scores, score_rows
-from distillm.models import check_max_length, freeze, load_causal_lm, load_tokenizer, weight_files
+from distillm.models import check_max_length, freeze, load_causal_lm, load_tokenizer
 from distillm.reporting import format_record, run_header
+from distillm.run_identity import STUDENT, difference, input_files
 
 # Prompts that are generated before their results are written: what a killed evaluation loses at most.
 PROMPTS_PER_ROUND = 20_000
@@ -114,12 +115,12 @@ def main() -> None:
 def open_jobs(arguments: EvaluationArguments, options: dict[str, Any]) -> list[Job]:
     """Return the pairs of set and seed; missing data is an error at once."""
     limit = None if arguments.num_rows == -1 else arguments.num_rows
-    weights = [*weight_files(arguments.model_path), *weight_files(arguments.peft_path or "")]
+    models = {name: options[name] for name in STUDENT}
     jobs = []
     for name in arguments.data_names:
         records = load_evaluation_set(arguments.data_dir, name)[:limit]
-        files = [*weights, Path(arguments.data_dir) / EVALUATION_SETS[name][0]]
-        header = run_header(options, seed=0, global_batch_size=arguments.eval_batch_size, data_files=files)
+        inputs = input_files(models) | {"data_dir": [Path(arguments.data_dir) / EVALUATION_SETS[name][0]]}
+        header = run_header(options, seed=0, global_batch_size=arguments.eval_batch_size, inputs=inputs)
         for seed in arguments.seeds:
             folder = Path(arguments.save) / f"{name}-{arguments.max_length}" / str(seed)
             jobs.append(Job(name, seed, folder, records, header | {"seed": seed, "data_name": name}))
@@ -132,7 +133,7 @@ def is_done(job: Job) -> bool:
         return False
     try:
         saved = json.loads((job.folder / "args.json").read_bytes())
-        same = all(saved[part] == job.header[part] for part in ("arguments", "data"))
+        same = difference(saved, job.header, lambda name: name != "global batch size") is None
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         same = False
     if same:

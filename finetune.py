@@ -24,7 +24,7 @@ from contra.term import AlignmentTerm
 from contra.training import FieldRefresh, FieldSettings, FieldTrainer
 from data_utils.batching import Row
 from data_utils.errors import UserError, run_as_script
-from data_utils.response_pairs import PairDataset
+from data_utils.response_pairs import PAIR_MODELS, PairDataset
 from distillm.arguments import (
     TRAINING_OPTIONS,
     ContraArguments,
@@ -54,7 +54,8 @@ from distillm.option_use import check_option_use, check_save_folder
 from distillm.regeneration import ResponseRegeneration
 from distillm.reporting import make_logger, run_header
 from distillm.run_folder import is_finished, start_run
-from distillm.setup import first_rows, load_pairs, load_rows, load_student, load_teacher, step_batches, store_files
+from distillm.run_identity import RECORD, STUDENT, TEACHER, input_files, note_other_models, other_models
+from distillm.setup import first_rows, load_pairs, load_rows, load_student, load_teacher, step_batches
 from distillm.terms import make_terms
 from distillm.trainer import EpochEnd, Trainer, TrainerSettings
 from distillm.validation import ValidationSettings, Validator
@@ -106,7 +107,7 @@ def main() -> None:
         arguments.options(),
         seed=arguments.training.seed,
         global_batch_size=rows_per_step,
-        data_files=store_files(arguments.data.data_dir, arguments.data.lm_data_dir, arguments.pairs.gt_data_dir),
+        inputs=input_files(arguments.options()),
     )
     training = arguments.training
     if not training.dry_run and is_finished(training.save, header, training.resume, world):
@@ -140,8 +141,10 @@ def setup(arguments: Arguments, method: Method, world: World, header: dict) -> T
     )
     callbacks: list[EpochEnd] = []
     if isinstance(rows, PairDataset):
+        note_other_models(Path(arguments.data.data_dir) / PAIR_MODELS, header, STUDENT | TEACHER, world)
         callbacks.append(setup_regeneration(arguments, rows, models, precision, world))
     if method.contra:
+        check_field_models(arguments.contra, header, world)
         term, refresh = setup_contra(arguments, models, batches, settings, world)
         terms.append(term)
         callbacks.append(refresh)
@@ -255,6 +258,15 @@ def setup_validator(arguments: Arguments, models: Models, generator: Generator, 
     num_rows = len(first_rows(dataset, data.dev_num))
     settings = ValidationSettings(training.eval_batch_size, data.max_length, training.eval_gen, training.seed)
     return Validator(dataset, num_rows, models.tokenizer, generator, settings, world)
+
+
+def check_field_models(contra: ContraArguments, header: dict, world: World) -> None:
+    """Raise if the field leads to another teacher; that it starts from another student may be meant, and is said."""
+    for folder in filter(None, (contra.velocity_field_path, contra.projector_path)):
+        other_teacher = other_models(Path(folder) / RECORD, header, TEACHER)
+        if other_teacher:
+            raise UserError(f"{folder} was trained with {other_teacher}; train the velocity field for this teacher")
+        note_other_models(Path(folder) / RECORD, header, STUDENT, world)
 
 
 def setup_contra(

@@ -52,7 +52,8 @@ from distillm.models import SplitModel, freeze, load_tokenizer
 from distillm.option_use import check_save_folder, warn_of_ignored
 from distillm.reporting import Logger, make_logger, run_header
 from distillm.run_folder import FINISHED, is_finished, start_run
-from distillm.setup import first_rows, load_pairs, load_rows, load_student, load_teacher, step_batches, store_files
+from distillm.run_identity import input_files
+from distillm.setup import first_rows, load_pairs, load_rows, load_student, load_teacher, step_batches
 
 CHECKPOINT = "checkpoint"
 
@@ -91,7 +92,7 @@ def main() -> None:
         arguments.options(),
         seed=training.seed,
         global_batch_size=rows_per_step,
-        data_files=store_files(arguments.data.data_dir),
+        inputs=input_files(arguments.options()),
     )
     if not training.dry_run and is_finished(training.save, header, training.resume, world):
         print(f"{training.save} holds this run, finished: nothing to do (--resume never starts it afresh)")

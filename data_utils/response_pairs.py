@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 COLUMNS = ("prompt", "chosen", "rejected")
+PAIR_MODELS = "models.json"  # in a folder of pairs: which models wrote them
 
 
 @dataclass(frozen=True)

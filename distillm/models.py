@@ -255,11 +255,6 @@ def check_same_tokenizer(student_path: str, teacher_path: str) -> None:
         )
 
 
-def weight_files(path: str) -> list[Path]:
-    """Return the weight files of a local checkpoint; those of a hub id are left to its name."""
-    return sorted(Path(path).glob("*.safetensors")) if path and Path(path).is_dir() else []
-
-
 def freeze(model: nn.Module) -> nn.Module:
     """Return the model in evaluation mode, without gradients."""
     return model.requires_grad_(False).eval()

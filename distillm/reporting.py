@@ -21,12 +21,12 @@ from tqdm import tqdm
 
 from data_utils.errors import UserError
 from data_utils.files import Writing, atomic_file
+from distillm.run_identity import fingerprint
 
 Record = Mapping[str, Any]
 
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "deepspeed", "numpy", "rouge-score")
 PROJECT = Path(__file__).resolve().parents[1]
-FINGERPRINT_BYTES = 1 << 20
 
 
 class Logger(Protocol):
@@ -240,7 +240,7 @@ def _format_value(value: Any) -> str:
 
 
 def run_header(
-    arguments: Any, *, seed: int, global_batch_size: int, data_files: Iterable[str | Path] = ()
+    arguments: Any, *, seed: int, global_batch_size: int, inputs: Mapping[str, Iterable[Path]] | None = None
 ) -> dict[str, Any]:
     """Return what a run must save to be repeated, as plain JSON values.
 
@@ -248,14 +248,16 @@ def run_header(
         arguments: the resolved configuration: dataclass, `argparse.Namespace`, or a mapping or list of them.
         seed: the run's seed.
         global_batch_size: rows of one optimiser step, over all ranks and micro-batches.
-        data_files: the files the run trains on; each is recorded with `fingerprint`.
+        inputs: the files the run reads, by the option that names them; each is recorded with its fingerprint.
     """
     return {
         "command": sys.argv,
         "arguments": _plain(arguments),
         "seed": seed,
         "global_batch_size": global_batch_size,
-        "data": {str(path): fingerprint(path) for path in data_files},
+        "inputs": {
+            name: {path.name: fingerprint(path) for path in paths} for name, paths in (inputs or {}).items() if paths
+        },
         "commit": git_commit(),
         "versions": package_versions(),
     }
@@ -272,18 +274,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
-
-
-def fingerprint(path: str | Path) -> str:
-    """Return `<size>:<hash of the size, the first and the last MiB>`: cheap for a file of any size."""
-    path = Path(path)
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with open(path, "rb") as file:
-        digest.update(file.read(FINGERPRINT_BYTES))
-        file.seek(max(0, size - FINGERPRINT_BYTES))
-        digest.update(file.read(FINGERPRINT_BYTES))
-    return f"{size}:{digest.hexdigest()[:16]}"
 
 
 def git_commit(folder: Path = PROJECT) -> str | None:

@@ -8,8 +8,8 @@ from typing import Any
 from data_utils.errors import UserError
 from data_utils.files import Writing, remove_folder, remove_leftovers, write_json
 from distillm.distributed import World
+from distillm.run_identity import RECORD, difference
 
-ARGUMENTS = "args.json"
 FINISHED = "finished.json"  # written last: the result stands in the folder
 # What may differ between a run and its continuation: nothing of the result depends on it.
 FREE_OPTIONS = {
@@ -31,11 +31,11 @@ def is_finished(save: str, header: Mapping[str, Any], resume: str, world: World)
         UserError: the folder holds a run with other options.
     """
     folder = Path(save)
-    if (folder / "config.json").exists() and not (folder / ARGUMENTS).exists():
+    if (folder / "config.json").exists() and not (folder / RECORD).exists():
         raise UserError(f"{save} holds a model that is no run of this script; choose another --save")
     if resume == "never":
         return False
-    if (folder / ARGUMENTS).exists():
+    if (folder / RECORD).exists():
         _check_same_run(folder, header)
     finished = (folder / FINISHED).exists()
     if finished and world.is_main:
@@ -52,7 +52,7 @@ def start_run(save: str, header: Mapping[str, Any], resume: str, world: World) -
             if resume == "never":
                 _forget(folder)
             remove_leftovers(folder)
-            write_json(folder / ARGUMENTS, header)
+            write_json(folder / RECORD, header)
     world.barrier()
 
 
@@ -72,19 +72,11 @@ def _remove_state(folder: Path) -> None:
 
 def _check_same_run(folder: Path, header: Mapping[str, Any]) -> None:
     try:
-        saved = json.loads((folder / ARGUMENTS).read_text(encoding="utf-8"))
-        before = _identity(saved)
+        saved = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        other = difference(saved, header, lambda name: name not in FREE_OPTIONS)
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / ARGUMENTS} is broken; start again with --resume never") from error
-    now = _identity(header)
-    for name in sorted(now.keys() | before.keys()):
-        if name not in FREE_OPTIONS and before.get(name) != now.get(name):
-            raise UserError(
-                f"{folder} holds a run with {name} {before.get(name)}, this one has {now.get(name)}; "
-                "choose another --save, or start afresh with --resume never"
-            )
-
-
-def _identity(header: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all that makes two runs the same: options, batch over all ranks, and the data files' fingerprints."""
-    return header["arguments"] | {"global batch size": header["global_batch_size"]} | header["data"]
+        raise UserError(f"{folder / RECORD} is broken; start again with --resume never") from error
+    if other is not None:
+        raise UserError(
+            f"{folder} holds a run with {other}; choose another --save, or start afresh with --resume never"
+        )

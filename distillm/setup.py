@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -112,9 +111,3 @@ def step_batches(
     collate_items = collate_pairs if isinstance(dataset[0], Pair) else collate
     pad_and_cut = partial(collate_items, pad_id=tokenizer.pad_token_id, max_length=max_length)
     return StepBatches(dataset, shape, pad_and_cut, world)
-
-
-def store_files(*folders: str | None) -> list[Path]:
-    """Return the binary files of processed stores and of response pairs, for the record of a run."""
-    patterns = "*.bin", "train/*.arrow"
-    return sorted(path for folder in folders if folder for name in patterns for path in Path(folder).glob(name))

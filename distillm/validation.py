@@ -1,5 +1,6 @@
 """Validation: cross-entropy a response token, and the ROUGE-L of one response to each prompt (SPEC 1.10)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from data_utils.batching import Row, collate
+from data_utils.errors import UserError
 from data_utils.instructions import InstructionDataset
 from distillm.distributed import World, calls_of
 from distillm.generation import Generator
@@ -44,10 +46,19 @@ class Validator:
             dataset.references(0)  # refuses data without references before anything is trained
 
     def validate(self, student: SplitModel, step: int) -> dict[str, float]:
-        """Return `dev_loss` and, when asked for, `dev_rougeL` and `dev_exact_match`."""
+        """Return `dev_loss` and, when asked for, `dev_rougeL` and `dev_exact_match`.
+
+        Raises:
+            UserError: the loss is not finite; no choice of a model or of on-policy rows could follow from it.
+        """
         training = student.model.training
         student.model.eval()
         scores = {"dev_loss": self._loss(student)}
+        if not math.isfinite(scores["dev_loss"]):
+            raise UserError(
+                f"the dev loss after step {step} is {scores['dev_loss']:g}; "
+                "the last checkpoint stands: lower --lr, choose another --precision, or look at the dev rows"
+            )
         if self.settings.generate:
             scores |= self._generation_scores(student, step)
         student.model.train(training)

@@ -3,18 +3,21 @@
     python3 tools/build_response_pairs.py --responses data/distillm2/gpt2 --output data/distillm2/gpt2/formatted
 
 Reads `generated_{train,dev}_{teacher,student}.jsonl` of `tools/generate_responses.py`, writes a Hugging Face data set
-with the splits train and dev and the columns prompt, chosen (the teacher's) and rejected (the student's).
+with the splits train and dev and the columns prompt, chosen (the teacher's) and rejected (the student's), and
+`models.json`, which names both models.
 """
 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_utils.errors import UserError, run_as_script
-from data_utils.files import atomic_folder
-from data_utils.response_pairs import is_pair_folder
+from data_utils.errors import Reading, UserError, run_as_script
+from data_utils.files import atomic_folder, write_json
+from data_utils.response_pairs import PAIR_MODELS, is_pair_folder
+from distillm.run_identity import STUDENT
 from tools.command_line import ToolParser
 
 SPLITS = ("train", "dev")
@@ -31,8 +34,11 @@ def main() -> None:
     from datasets import Dataset, DatasetDict  # seconds to import
 
     tables = DatasetDict({split: Dataset.from_list(rows) for split, rows in pairs.items()})
+    record = models_of(arguments.responses)
     with atomic_folder(arguments.output) as temporary:
         tables.save_to_disk(str(temporary))
+        if record is not None:
+            write_json(temporary / PAIR_MODELS, record)
     counts = ", ".join(f"{split}: {len(rows):,} pairs" for split, rows in pairs.items())
     print(f"{counts}; written to {arguments.output}")
 
@@ -61,6 +67,20 @@ def join(folder: Path, split: str) -> list[dict[str, str]]:
             }
         )
     return pairs
+
+
+def models_of(folder: Path) -> dict[str, Any] | None:
+    """Return which models wrote the training responses, named as a training names them; None without their records."""
+    record: dict[str, Any] = {"arguments": {}, "inputs": {}, "global_batch_size": None}
+    for side, prefix in (("teacher", "teacher_"), ("student", "")):
+        path = folder / f"generated_train_{side}.jsonl.args.json"
+        if not path.exists():
+            return None
+        with Reading(str(path), f"; generate {path.name.removesuffix('.args.json')} anew"):
+            saved = json.loads(path.read_bytes())
+            for part in ("arguments", "inputs"):
+                record[part] |= {prefix + name: saved[part][name] for name in STUDENT if name in saved[part]}
+    return record
 
 
 def read_responses(path: Path) -> list[dict[str, str]]:

@@ -34,8 +34,9 @@ from distillm.arguments import (
 from distillm.distributed import World, join_world, leave_world
 from distillm.engine import DTYPES, PRECISIONS, autocast, resolve_precision
 from distillm.generation import DecodingSettings, Generator
-from distillm.models import freeze, load_causal_lm, load_tokenizer, weight_files
+from distillm.models import freeze, load_causal_lm, load_tokenizer
 from distillm.reporting import progress, run_header
+from distillm.run_identity import STUDENT, difference, input_files
 
 # Batches on every rank between two writes: what a killed run loses at most.
 BATCHES_PER_ROUND = 4
@@ -117,8 +118,8 @@ def read_prompts(arguments: ResponseArguments) -> list[str]:
 def describe(arguments: ResponseArguments, decoding: DecodingArguments) -> dict[str, Any]:
     """Return all that the responses depend on: options, and the hashes of the prompts and the weights."""
     options = {name: value for name, value in merged([arguments, decoding]).items() if name not in FREE_OPTIONS}
-    files = [*weight_files(arguments.model_path), *weight_files(arguments.peft_path or ""), Path(arguments.data)]
-    return run_header(options, seed=arguments.seed, global_batch_size=arguments.eval_batch_size, data_files=files)
+    inputs = input_files({name: options[name] for name in STUDENT}) | {"data": [Path(arguments.data)]}
+    return run_header(options, seed=arguments.seed, global_batch_size=arguments.eval_batch_size, inputs=inputs)
 
 
 def check_same_responses(record: Path, header: dict[str, Any], output: Path) -> None:
@@ -127,15 +128,11 @@ def check_same_responses(record: Path, header: dict[str, Any], output: Path) -> 
         return
     try:
         saved = json.loads(record.read_text(encoding="utf-8"))
-        before, now = (entry["arguments"] | entry["data"] for entry in (saved, header))
+        other = difference(saved, header, lambda name: name != "global batch size")
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{record} is broken; remove it and {output}* to start again") from error
-    for name in [*now, *(before.keys() - now.keys())]:
-        if before.get(name) != now.get(name):
-            raise UserError(
-                f"{output} holds responses with {name} {before.get(name)}, this run has {now.get(name)}; "
-                "remove it, or choose another --output"
-            )
+    if other is not None:
+        raise UserError(f"{output} holds responses with {other}; remove it, or choose another --output")
 
 
 def resume(partial: Path, prompts: list[str], world: World) -> int:

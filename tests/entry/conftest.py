@@ -17,6 +17,7 @@ from unittest import mock
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
@@ -158,6 +159,12 @@ def write_raw_data(folder: Path) -> None:
     (folder / "openwebtext").mkdir()
     documents = [f"A {colour} document about {other}.\n" for colour in COLOURS for other in COLOURS]
     (folder / "openwebtext" / "data.txt").write_text("".join(documents), encoding="utf-8")
+
+
+def exchange_weights(folder: Path) -> None:
+    """Give the model or field of a folder other weights of the same shapes."""
+    for path in folder.glob("*.safetensors"):
+        save_file({name: tensor + 1 for name, tensor in load_file(path).items()}, path, metadata={"format": "pt"})
 
 
 def write_lines(path: Path, records: list[dict]) -> None:

@@ -12,7 +12,8 @@ import pytest
 import evaluate
 import finetune
 import train_velocity_field
-from tests.entry.conftest import assert_one_line
+from tests.entry.conftest import assert_one_line, exchange_weights
+from tests.entry.every_method import make_pairs, options_of
 from tools import process_data_dolly
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -251,6 +252,37 @@ def test_a_velocity_field_for_other_widths(world, refused, tmp_path, field_maker
     field_maker(tmp_path / "field", dropout=0.1, student_width=32)
     options = world.training(tmp_path / "save", "--velocity-field-path", tmp_path / "field", type="kd-contra")
     refused(finetune.main, options, tmp_path / "save", tmp_path / "field", "32", "16", "student's hidden size")
+
+
+def test_a_velocity_field_towards_another_teacher_is_refused_and_from_another_student_noted(
+    world, train_field, train, refused, tmp_path
+):
+    field, save, more = tmp_path / "field", tmp_path / "save", ["--total-iters", 1]
+    assert train_field(field, *more).status == 0
+    teacher, student = (shutil.copytree(model, tmp_path / model.name) for model in (world.teacher, world.student))
+    exchange_weights(teacher)
+    exchange_weights(student)
+    more += ["--velocity-field-path", field]
+    options = world.training(save, *more, "--teacher-model-path", teacher, type="kd-contra")
+    words = f"{field} was trained with teacher_model_path {world.teacher}, not {teacher}", "train the velocity field"
+    refused(finetune.main, options, save, *words)
+    outcome = train(save, *more, type="kd-contra", student=world.steady_student)
+    assert (outcome.status, outcome.err.count("note: ")) == (0, 0), "the same weights"
+    outcome = train(tmp_path / "other", *more, type="kd-contra", student=student)
+    said = f"note: {field} was made with model_path {world.student}, not {student}"
+    assert (outcome.status, outcome.err.count(said)) == (0, 1)
+
+
+def test_pairs_that_another_teacher_wrote_are_noted(world, call_script, run, tmp_path):
+    pairs = make_pairs(world, tmp_path, call_script)
+    models = {"arguments": {"teacher_model_path": "another"}, "inputs": {}, "global_batch_size": None}
+    options = options_of(world, pairs, "distillm2-v1", tmp_path / "save", "--total-iters", 1)
+    for known in (False, True):
+        if known:
+            (pairs / "models.json").write_text(json.dumps(models))
+        outcome = run(finetune.main, [*options, "--resume", "never"])
+        note = f"note: {pairs} was made with model_path None, not {world.student}"
+        assert (outcome.status, outcome.err.count("note:"), outcome.err.count(note)) == (0, known, known)
 
 
 def test_a_velocity_field_for_another_number_of_pairs(world, refused, tmp_path):

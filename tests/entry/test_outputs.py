@@ -49,7 +49,14 @@ def test_a_run_leaves_its_records_and_nothing_of_its_training_state(train, world
     assert record["arguments"]["skew_alpha"] == 0.1
     assert (record["seed"], record["global_batch_size"]) == (10, 4)
     assert record["command"][0] == "finetune.py"
-    assert set(record["data"]) == {str(path) for folder in (world.store, world.corpus) for path in folder.glob("*.bin")}
+    store, weights = {"train_0.bin", "valid_0.bin"}, {"model.safetensors"}
+    assert {name: set(files) for name, files in record["inputs"].items()} == {
+        "data_dir": store,
+        "lm_data_dir": store,
+        "model_path": weights,
+        "teacher_model_path": weights,
+        "velocity_field_path": {"projector.safetensors", "velocity_field.safetensors"},
+    }
     assert {"torch", "transformers"} <= record["versions"].keys()
     training = [line for line in read_log(save) if "loss" in line]
     assert [line["step"] for line in training] == list(range(2, 19, 2))

@@ -168,7 +168,10 @@ def test_a_file_without_records_is_one_line(answering, refused, tmp_path):
 # ---- joining -----------------------------------------------------------------------------------------------------
 
 
-def test_pairs_are_joined_row_by_row(pairs, responses):
+def test_pairs_are_joined_row_by_row_and_name_their_models(pairs, responses, world):
+    models = json.loads((pairs / "models.json").read_text())
+    assert models["arguments"]["teacher_model_path"] == str(world.teacher)
+    assert models["inputs"]["model_path"].keys() == {"model.safetensors"}
     tables = load_from_disk(str(pairs))
     assert set(tables) == {"train", "dev"}
     for split, table in tables.items():
@@ -364,7 +367,7 @@ def test_pairs_built_of_other_responses_do_not_continue_an_old_run(pair_options,
     assert run(finetune.main, options).status == 0
     (arrow,) = folder.glob("train/*.arrow")
     arrow.write_bytes(arrow.read_bytes().replace(b"Say red.", b"Say tan."))
-    refused(finetune.main, options, save, "holds a run with", arrow)
+    refused(finetune.main, options, save, "holds a run with another content of data_dir", folder)
 
 
 @pytest.mark.parametrize(

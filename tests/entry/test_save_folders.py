@@ -2,8 +2,11 @@
 
 import shutil
 
+import pytest
+
 import finetune
 import train_velocity_field
+from tests.entry.conftest import exchange_weights
 
 
 def test_another_runs_save_folder(world, train, refused, tmp_path):
@@ -47,7 +50,26 @@ def test_a_store_rebuilt_from_other_data_does_not_continue_an_old_run(refused, t
     swapped[0], swapped[2] = swapped[2], swapped[0]
     binary.write_bytes(bytes(swapped))
     options = world.training(save, "--data-dir", store, "--total-iters", 2)
-    refused(finetune.main, options, save, "holds a run with", binary)
+    refused(finetune.main, options, save, "holds a run with another content of data_dir", store)
+
+
+@pytest.mark.parametrize("name", ["model_path", "teacher_model_path", "velocity_field_path"])
+def test_a_run_whose_model_or_field_was_exchanged_does_not_go_on(name, refused, train, world, tmp_path):
+    folders = {"model_path": world.student, "teacher_model_path": world.teacher, "velocity_field_path": world.field}
+    mine, save = shutil.copytree(folders[name], tmp_path / "mine"), tmp_path / "run"
+    option = ["--" + name.replace("_", "-"), mine, "--total-iters", 1]
+    assert train(save, *option, type="kd-contra").status == 0
+    exchange_weights(mine)
+    options = world.training(save, *option, type="kd-contra")
+    refused(finetune.main, options, save, f"holds a run with another content of {name}", mine)
+
+
+def test_a_run_goes_on_when_its_paths_are_written_otherwise_or_have_moved(train, world, tmp_path):
+    save, more = tmp_path / "run", ["--total-iters", 1]
+    assert train(save, *more).status == 0
+    store, student = world.store / ".." / world.store.name, shutil.copytree(world.student, tmp_path / "moved")
+    outcome = train(save, *more, "--data-dir", store, "--model-path", student)
+    assert (outcome.status, "finished: nothing to do" in outcome.out) == (0, True)
 
 
 def test_a_step_that_diverges_is_one_line_with_step_terms_and_rows(run, world, tmp_path):

@@ -153,10 +153,12 @@ def test_columns_that_are_not_text_are_refused(tokenizer, tmp_path, kinds):
 # ---- results -----------------------------------------------------------------------------------------------------
 
 
+HEADER = {"arguments": {"a": 1}, "inputs": {"b": "2"}, "global_batch_size": 8}
+
+
 def write_evaluation(folder: Path, rows: list[tuple[str, str]], seed: int = 10) -> Job:
     records = [{"prompt": prompt, "output": [answer, "red"]} for prompt, answer in rows]
-    header = {"arguments": {"a": 1}, "data": {"b": "2"}}
-    job = Job("dolly", seed, folder / "dolly-512" / str(seed), records, header)
+    job = Job("dolly", seed, folder / "dolly-512" / str(seed), records, HEADER)
     write_results(job, [answer for _, answer in rows])
     return job
 
@@ -185,7 +187,7 @@ def test_a_damaged_result_is_refused_evaluated_anew_or_in_the_table(evaluated, t
     files = sorted(folder.iterdir())
     path = files[int(which * len(files))]
     changed = damage.apply(path, tmp_path / "results" / "b" / "dolly-512" / "10" / path.name)
-    job = Job("dolly", 10, folder, [], {"arguments": {"a": 1}, "data": {"b": "2"}})
+    job = Job("dolly", 10, folder, [], HEADER)
     assert is_done(job) or (changed and path.name in ("args.json", "metrics.json"))
     rows = [(name.upper(), str(tmp_path / "results" / name)) for name in "ab"]
     try:

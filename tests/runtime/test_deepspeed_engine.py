@@ -65,7 +65,7 @@ def report(path, folder):
     try:
         advance(engine, 5, 6, scale=float("nan"))
     except NonFiniteError as error:
-        result["refusal"] = str(error)
+        result |= {"refusal": str(error), "after the refusal": weights(engine, folder / "refused")}
     return result
 
 folder = Path(sys.argv[1])
@@ -104,8 +104,9 @@ def test_deepspeed_takes_the_steps_of_plain_torch_and_resumes_exactly(name, repo
 
 
 @pytest.mark.parametrize("name", EVERY_STAGE)
-def test_a_gradient_that_is_not_finite_is_an_error_at_every_stage(name, reports):
+def test_a_gradient_that_is_not_finite_is_an_error_at_every_stage_and_changes_no_weight(name, reports):
     assert reports[name]["refusal"] == reports["torch"]["refusal"] == "the gradient is not finite"
+    assert reports[name]["after the refusal"] == reports[name]["uninterrupted"]
 
 
 def environment() -> dict[str, str]:

@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from data_utils.errors import UserError
 from distillm.generation import DecodingSettings, Generator
 from distillm.metrics import compute_metrics
 from distillm.models import SplitModel
@@ -52,6 +53,13 @@ def test_the_dev_loss_is_the_mean_over_the_response_tokens_of_the_set(num_rows, 
     validator = make_validator(ids_tokenizer, num_rows=num_rows, generate=False)
     scores = validator.validate(SplitModel(student_model), 0)
     assert scores == {"dev_loss": pytest.approx(reference_loss(student_model, DEV.rows[:num_rows]), rel=1e-5)}
+
+
+def test_bug_a_dev_loss_that_is_not_finite_was_taken_for_a_loss(student_model, ids_tokenizer):
+    """The adaptive threshold compared with it, and a run went on to its end."""
+    student_model.get_output_embeddings().weight.data[5] = float("nan")
+    with pytest.raises(UserError, match="the dev loss after step 12 is nan"):
+        make_validator(ids_tokenizer).validate(SplitModel(student_model), 12)
 
 
 def test_dropout_is_off_and_the_model_returns_to_training(ids_tokenizer):

@@ -1,0 +1,84 @@
+"""What makes two runs the same: their options, and what the files hold that these name, wherever they lie."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from data_utils.errors import Reading
+from distillm.distributed import World
+
+RECORD = "args.json"  # a run's header (`reporting.run_header`), in the folder that it writes
+STUDENT = {"model_path", "peft_path"}
+TEACHER = {"teacher_model_path", "teacher_peft_path"}
+BLOCK, BLOCKS = 1 << 20, 64  # what a fingerprint reads of a file
+
+
+def store_files(folder: str) -> list[Path]:
+    """Return the binary files of a processed store or of response pairs."""
+    return sorted(path for pattern in ("*.bin", "train/*.arrow") for path in Path(folder).glob(pattern))
+
+
+def weight_files(folder: str) -> list[Path]:
+    """Return the weight files of a local checkpoint; those of a hub id are left to its name."""
+    return sorted(Path(folder).glob("*.safetensors")) if Path(folder).is_dir() else []
+
+
+# Of the options that name files: which files a run reads there.
+INPUTS: dict[str, Callable[[str], list[Path]]] = {
+    **dict.fromkeys(("data_dir", "lm_data_dir", "gt_data_dir"), store_files),
+    **dict.fromkeys((*STUDENT, *TEACHER, "velocity_field_path", "projector_path"), weight_files),
+}
+
+
+def input_files(options: Mapping[str, Any]) -> dict[str, list[Path]]:
+    """Return, by option, the files that a training or a velocity field is made of."""
+    return {name: files(options[name]) for name, files in INPUTS.items() if options.get(name)}
+
+
+def fingerprint(path: Path) -> str:
+    """Return `<size>:<hash>`, of a whole file up to 64 MiB, of 64 evenly spread blocks of a bigger one."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    blocks = min(BLOCKS, -(-size // BLOCK))
+    with open(path, "rb") as file:
+        for index in range(blocks):
+            file.seek(index * max(0, size - BLOCK) // max(1, blocks - 1))
+            digest.update(file.read(BLOCK))
+    return f"{size}:{digest.hexdigest()[:16]}"
+
+
+def identity(header: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what two headers of the same run share; an option that names files stands for what they hold."""
+    return header["arguments"] | header["inputs"] | {"global batch size": header["global_batch_size"]}
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any], matters: Callable[[str], bool]) -> str | None:
+    """Say what sets an earlier run apart from this one ("lr 0.1, not 0.2"), None if nothing does that matters.
+
+    Raises:
+        KeyError, TypeError: one of them is no header.
+    """
+    theirs, ours = identity(before), identity(now)
+    for name in filter(matters, sorted(theirs.keys() | ours.keys())):
+        if theirs.get(name) != ours.get(name):
+            was, is_now = before["arguments"].get(name, theirs.get(name)), now["arguments"].get(name, ours.get(name))
+            return f"{name} {was}, not {is_now}" if was != is_now else f"another content of {name} {is_now}"
+    return None
+
+
+def other_models(record: Path, header: Mapping[str, Any], names: Collection[str]) -> str | None:
+    """Say which of these models something was made with, if not with this run's; without a record it is trusted."""
+    if not record.exists():
+        return None
+    with Reading(str(record), "; remove it if you know which models it should name"):
+        return difference(json.loads(record.read_bytes()), header, names.__contains__)
+
+
+def note_other_models(record: Path, header: Mapping[str, Any], names: Collection[str], world: World) -> None:
+    """Tell the user, once, of something that was made with other models than this run's: it may be meant."""
+    other = other_models(record, header, names)
+    if other and world.is_main:
+        print(f"note: {record.parent} was made with {other}", file=sys.stderr)

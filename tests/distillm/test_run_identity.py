@@ -1,0 +1,103 @@
+"""Guarantees of distillm/run_identity.py."""
+
+import json
+
+import pytest
+
+from data_utils.errors import UserError
+from distillm import run_identity
+from distillm.run_identity import STUDENT, TEACHER, difference, fingerprint, input_files, other_models
+
+
+def header(inputs=None, batch=16, **arguments):
+    return {"arguments": arguments, "inputs": inputs or {}, "global_batch_size": batch}
+
+
+def everything(name):
+    return True
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(run_identity, "BLOCK", 4)
+    monkeypatch.setattr(run_identity, "BLOCKS", 3)
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 11, 12])
+def test_the_fingerprint_sees_every_byte_of_a_small_file(size, small_blocks, tmp_path):
+    path, seen = tmp_path / "file", set()
+    for place in (None, *range(size)):
+        path.write_bytes(bytes(index == place for index in range(size)))
+        seen.add(fingerprint(path))
+    assert len(seen) == size + 1
+
+
+def test_the_fingerprint_sees_the_size_and_evenly_spread_blocks_of_a_big_file(small_blocks, tmp_path):
+    path, whole = tmp_path / "file", bytes(24)
+    path.write_bytes(whole)
+    first = fingerprint(path)
+    assert first.startswith("24:")
+    seen = {
+        place
+        for place in range(24)
+        if path.write_bytes(whole[:place] + b"x" + whole[place + 1 :]) and fingerprint(path) != first
+    }
+    assert seen == {0, 1, 2, 3, 10, 11, 12, 13, 20, 21, 22, 23}
+    path.write_bytes(bytes(25))
+    assert fingerprint(path) != first
+
+
+def test_an_empty_file_has_a_fingerprint(tmp_path):
+    (tmp_path / "file").touch()
+    assert fingerprint(tmp_path / "file").startswith("0:")
+
+
+def test_the_inputs_of_a_run_are_what_its_options_name(tmp_path):
+    for name in ("store/train_0.bin", "pairs/train/data-0.arrow", "model/model.safetensors", "model/config.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    options = {"data_dir": tmp_path / "pairs", "gt_data_dir": tmp_path / "store", "lm_data_dir": None, "lr": 0.1}
+    options |= {"model_path": str(tmp_path / "model"), "teacher_model_path": "owner/a-hub-id"}
+    names = {name: [path.name for path in paths] for name, paths in input_files(options).items()}
+    assert names == {
+        "data_dir": ["data-0.arrow"],
+        "gt_data_dir": ["train_0.bin"],
+        "model_path": ["model.safetensors"],
+        "teacher_model_path": [],
+    }
+
+
+def test_two_runs_differ_in_the_first_option_that_matters():
+    one, two = header(lr=0.1, save="a", seed=1), header(lr=0.2, save="b", seed=1)
+    assert difference(one, two, everything) == "lr 0.1, not 0.2"
+    assert difference(one, two, lambda name: name == "save") == "save a, not b"
+    assert difference(one, two, lambda name: name == "seed") is None
+    assert difference(one, header(lr=0.1, save="a"), everything) == "seed 1, not None"
+    assert difference(one, header(batch=8, **one["arguments"]), everything) == "global batch size 16, not 8"
+
+
+def test_files_are_compared_by_content_and_not_by_where_they_lie():
+    ours = header({"model_path": {"model.safetensors": "1:a"}}, model_path="./models/a")
+    there = header({"model_path": {"model.safetensors": "1:a"}}, model_path="/work/models/a")
+    other = header({"model_path": {"model.safetensors": "1:b"}}, model_path="/work/models/a")
+    gone = header(model_path="/work/models/a")
+    assert difference(ours, there, everything) is None
+    assert difference(ours, other, everything) == "model_path ./models/a, not /work/models/a"
+    for changed in (other, gone):
+        assert difference(there, changed, everything) == "another content of model_path /work/models/a"
+
+
+def test_what_was_made_with_another_teacher_is_said_and_without_a_record_it_is_trusted(tmp_path):
+    record = tmp_path / "args.json"
+    now = header(model_path="a", teacher_model_path="b")
+    assert other_models(record, now, TEACHER) is None
+    record.write_text(json.dumps(header(model_path="a", teacher_model_path="c", lr=0.1)))
+    assert other_models(record, now, STUDENT) is None
+    assert other_models(record, now, TEACHER) == "teacher_model_path c, not b"
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"arguments": 3, "inputs": {}, "global_batch_size": 1}'])
+def test_a_broken_record_is_one_line(text, tmp_path):
+    (tmp_path / "args.json").write_text(text)
+    with pytest.raises(UserError, match=r"args\.json.*remove it"):
+        other_models(tmp_path / "args.json", header(), TEACHER)
