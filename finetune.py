@@ -195,7 +195,7 @@ def setup_regeneration(
 
 def setup_models(arguments: Arguments, method: Method, precision: str, world: World) -> Models:
     """Load the models and schedule the layers whose hidden states the method compares."""
-    student = load_student(arguments.model, world, arguments.training.seed)
+    student = load_student(arguments.model, precision, world, arguments.training.seed)
     teacher = load_teacher(arguments.model, student, precision, world) if method.needs_teacher else None
     if method.needs_hidden_states:
         assert teacher is not None

@@ -113,7 +113,7 @@ def setup(arguments: Arguments, world: World) -> tuple[FieldTrainer, StepBatches
     """Load both models and the rows; make a new field and projector that fit them."""
     training, data, shape = arguments.training, arguments.data, arguments.velocity_field
     precision = resolve_precision(arguments.model.precision, world.device)
-    student = load_student(arguments.model, world, training.seed)
+    student = load_student(arguments.model, precision, world, training.seed)
     teacher = load_teacher(arguments.model, student, precision, world)
     freeze(student.model)
     num_pairs = arguments.layer_pairs.num_distill_layers

@@ -33,11 +33,15 @@ from distillm.models import (
 )
 
 
-def load_student(arguments: ModelArguments, world: World, seed: int) -> SplitModel:
-    """Load the model to train, in fp32, with adapters when asked for: `seed` decides their first weights."""
+def load_student(arguments: ModelArguments, precision: str, world: World, seed: int) -> SplitModel:
+    """Load the model to train, with adapters when asked for: `seed` decides their first weights.
+
+    What is trained is in fp32; the frozen weights below adapters, like a teacher's, are in the run's precision.
+    """
     check_model_type(arguments.model_path, arguments.model_type)
     base, adapter = split_checkpoint(arguments.model_path, arguments.peft_path)
-    model = load_causal_lm(base, adapter_path=adapter, trainable_adapter=True)
+    dtype = DTYPES[precision] if arguments.peft else torch.float32
+    model = load_causal_lm(base, dtype, adapter_path=adapter, trainable_adapter=True)
     if arguments.peft == "lora" and adapter is None:
         torch.manual_seed(keyed_seed(seed, "adapter weights"))
         model = add_lora(model, arguments.peft_lora_r, arguments.peft_lora_alpha, arguments.peft_lora_dropout)

@@ -182,6 +182,27 @@ def test_lora_saves_an_adapter_that_goes_on_training_and_is_evaluated(train, sco
     assert score(tmp_path / "scores", "--model-path", world.llama, "--peft-path", second).status == 0
 
 
+def test_below_an_adapter_in_fp32_the_frozen_weights_are_in_the_runs_precision(
+    train, read_log, world, tmp_path, monkeypatch
+):
+    original, losses, dtypes = finetune.setup_models, [], []
+
+    def setup_models(*arguments):
+        models = original(*arguments)
+        dtypes.append({(p.requires_grad, p.dtype) for p in models.student.model.parameters()})
+        return models
+
+    monkeypatch.setattr(finetune, "setup_models", setup_models)
+    for precision in ("fp32", "bf16"):
+        save = tmp_path / precision
+        options = ["--model-type", "llama", "--peft", "lora", "--peft-lora-dropout", 0, "--total-iters", 2]
+        assert train(save, *options, "--precision", precision, type="kd", student=world.llama).status == 0
+        assert {tensor.dtype for tensor in load_file(save / "adapter_model.safetensors").values()} == {torch.float32}
+        losses += [record["fkl"] for record in read_log(save) if "loss" in record]
+    assert dtypes == [{(False, dtype), (True, torch.float32)} for dtype in (torch.float32, torch.bfloat16)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+
+
 def test_another_seed_is_another_run(train, weights, tmp_path):
     for name, seed in (("one", 1), ("two", 2)):
         assert train(tmp_path / name, "--seed", seed, "--total-iters", 3).status == 0
