@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from data_utils.errors import UserError
@@ -14,7 +15,7 @@ from distillm.distributed import World
 from distillm.engine import NonFiniteError, make_optimizer, set_learning_rate
 
 # Without a launcher DeepSpeed would look for MPI.
-LONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "2012"}
+LONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
 
 
 def load_config(path: str, batch_size: int, accumulation: int, clip: float, precision: str) -> dict[str, Any]:
@@ -119,7 +120,10 @@ def import_deepspeed(device: torch.device) -> Any:
     refuse_pickled_code()
     if device.type == "cpu":
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", verbose=False)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    if not dist.is_initialized():  # alone: nobody to meet, so no port that two runs on a machine would fight for
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    deepspeed.init_distributed(backend, verbose=False)
     return deepspeed
 
 

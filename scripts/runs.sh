@@ -81,6 +81,7 @@ on_first_node() {
 # once_on_first_node FOLDER SCRIPT OPTION...: once, as one node's work; the others wait for the folder.
 once_on_first_node() {
   on_first_node once "$@"
+  dry_run || stands "$1" || printf '\n== waiting for the first node to write %s\n' "$1" >&2
   until dry_run || stands "$1"; do
     sleep "${WAIT_SECONDS:-10}"
   done
