@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from data_utils.errors import UserError
+from data_utils.errors import Reading, UserError
 from distillm.distributed import World
 from distillm.engine import NonFiniteError, make_optimizer, set_learning_rate
 
@@ -57,6 +57,8 @@ class DeepSpeedEngine:
     def __init__(self, module: nn.Module, weight_decay: float, config: dict[str, Any], world: World):
         deepspeed = import_deepspeed(world.device)
         self.world, self.config = world, config
+        with Reading("the DeepSpeed configuration", "; see those in configs/deepspeed/"):
+            deepspeed.DeepSpeedConfig(config)
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
             model=module,
             optimizer=make_optimizer(module, weight_decay),

@@ -142,6 +142,20 @@ def test_zero_3_recomputes_activations(name, compare):
     compare(name, 3, 2, ["--gradient-checkpointing"])
 
 
+def test_bug_a_configuration_that_deepspeed_refuses_ended_in_a_traceback(world, pairs, run_on, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"zero_optimization": {"stage": 9}}))
+    config = ["--deepspeed", "--deepspeed_config", path]
+    options = steady_run(world, pairs, "lm", tmp_path / "run", 1, 1, config)
+
+    def main():
+        with pytest.raises(UserError, match=r"the DeepSpeed configuration: .*stage Input should be 0, 1, 2"):
+            finetune.main()
+
+    run_on(1, main, options)
+    assert not (tmp_path / "run").exists()
+
+
 def test_zero_3_refuses_to_log_the_gradients_that_it_scatters(world, pairs, config, run_on, tmp_path):
     options = steady_run(world, pairs, "kd", tmp_path / "run", 1, 1, [*config(3), "--log-term-gradients"])
 
