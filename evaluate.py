@@ -119,7 +119,7 @@ def open_jobs(arguments: EvaluationArguments, options: dict[str, Any]) -> list[J
     jobs = []
     for name in arguments.data_names:
         records = load_evaluation_set(arguments.data_dir, name)[:limit]
-        inputs = input_files(models) | {"data_dir": [Path(arguments.data_dir) / EVALUATION_SETS[name][0]]}
+        inputs = input_files(models) | {"data_dir": {name: Path(arguments.data_dir) / EVALUATION_SETS[name][0]}}
         header = run_header(options, seed=0, global_batch_size=arguments.eval_batch_size, inputs=inputs)
         for seed in arguments.seeds:
             folder = Path(arguments.save) / f"{name}-{arguments.max_length}" / str(seed)

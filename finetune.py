@@ -53,7 +53,7 @@ from distillm.on_policy import AdaptiveThreshold, DatasetRows, OnPolicyRows, OnP
 from distillm.option_use import check_option_use, check_save_folder
 from distillm.regeneration import ResponseRegeneration
 from distillm.reporting import make_logger, run_header
-from distillm.run_folder import is_finished, start_run
+from distillm.run_folder import is_finished, open_run
 from distillm.run_identity import RECORD, STUDENT, TEACHER, input_files, note_other_models, other_models
 from distillm.setup import first_rows, load_pairs, load_rows, load_student, load_teacher, step_batches
 from distillm.terms import make_terms
@@ -102,34 +102,31 @@ class Models:
 def main() -> None:
     arguments, method = Arguments.parse()
     world = join_world()
-    rows_per_step = arguments.training.batch_size * arguments.training.gradient_accumulation_steps * world.size
-    header = run_header(
+    training = arguments.training
+    precision = resolve_precision(arguments.model.precision, world.device)
+    rows_per_step = training.batch_size * training.gradient_accumulation_steps * world.size
+    header = {"precision": precision} | run_header(
         arguments.options(),
-        seed=arguments.training.seed,
+        seed=training.seed,
         global_batch_size=rows_per_step,
         inputs=input_files(arguments.options()),
     )
-    training = arguments.training
     if not training.dry_run and is_finished(training.save, header, training.resume, world):
         print(f"{training.save} holds this run, finished: nothing to do (--resume never starts it afresh)")
         leave_world(world)
         return
-    trainer = setup(arguments, method, world, header)
-    if not training.dry_run:
-        start_run(training.save, header, training.resume, world)
+    trainer = setup(arguments, method, precision, world, header)
     if training.dry_run:
         trainer.dry_run()
-    elif training.do_train:
-        trainer.fit()
     else:
-        trainer.validate_only()
+        with open_run(training.save, header, training.resume, world):
+            trainer.fit() if training.do_train else trainer.validate_only()
     leave_world(world)
 
 
-def setup(arguments: Arguments, method: Method, world: World, header: dict) -> Trainer:
+def setup(arguments: Arguments, method: Method, precision: str, world: World, header: dict) -> Trainer:
     """Build the trainer of a run: models, data, objective, and what happens after an epoch."""
     training = arguments.training
-    precision = resolve_precision(arguments.model.precision, world.device)
     models = setup_models(arguments, method, precision, world)
     rows, corpus_rows = setup_data(arguments, method, models)
     batches = step_batches(rows, training, arguments.data.max_length, models.tokenizer, world)

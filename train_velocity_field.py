@@ -51,7 +51,7 @@ from distillm.layer_schedule import layer_schedule
 from distillm.models import SplitModel, freeze, load_tokenizer
 from distillm.option_use import check_save_folder, warn_of_ignored
 from distillm.reporting import Logger, make_logger, run_header
-from distillm.run_folder import FINISHED, is_finished, start_run
+from distillm.run_folder import FINISHED, is_finished, open_run
 from distillm.run_identity import input_files
 from distillm.setup import first_rows, load_pairs, load_rows, load_student, load_teacher, step_batches
 
@@ -87,8 +87,9 @@ def main() -> None:
         raise UserError("the velocity field is too small for DeepSpeed: leave out --deepspeed and its configuration")
     world = join_world()
     training = arguments.training
+    precision = resolve_precision(arguments.model.precision, world.device)
     rows_per_step = training.batch_size * training.gradient_accumulation_steps * world.size
-    header = run_header(
+    header = {"precision": precision} | run_header(
         arguments.options(),
         seed=training.seed,
         global_batch_size=rows_per_step,
@@ -98,21 +99,20 @@ def main() -> None:
         print(f"{training.save} holds this run, finished: nothing to do (--resume never starts it afresh)")
         leave_world(world)
         return
-    trainer, batches = setup(arguments, world)
+    trainer, batches = setup(arguments, precision, world)
     if training.dry_run:
         loss = next(trainer.train(batches, 1, "dry run"))
         print(f"dry run: velocity_field_loss {float(loss):.4g}")
     else:
         logger = make_logger(training.save, world.rank, arguments.logging.report_to, header)
-        start_run(training.save, header, training.resume, world)
-        fit(trainer, batches, arguments, logger)
+        with open_run(training.save, header, training.resume, world):
+            fit(trainer, batches, arguments, logger)
     leave_world(world)
 
 
-def setup(arguments: Arguments, world: World) -> tuple[FieldTrainer, StepBatches]:
+def setup(arguments: Arguments, precision: str, world: World) -> tuple[FieldTrainer, StepBatches]:
     """Load both models and the rows; make a new field and projector that fit them."""
     training, data, shape = arguments.training, arguments.data, arguments.velocity_field
-    precision = resolve_precision(arguments.model.precision, world.device)
     student = load_student(arguments.model, precision, world, training.seed)
     teacher = load_teacher(arguments.model, student, precision, world)
     freeze(student.model)

@@ -1,6 +1,8 @@
 """Files and folders that are either complete or absent."""
 
 import errno
+import fcntl
+import glob
 import json
 import os
 import re
@@ -10,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from data_utils.errors import UserError
 
 ADVICE = {
     errno.ENOSPC: "make room there",
@@ -97,8 +101,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     temporary, retired = (path.with_name(f".{path.name}.{os.getpid()}.{ending}") for ending in ("tmp", "old"))
     with Writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in (temporary, retired) if path.exists() else (temporary,):
-            shutil.rmtree(leftover, ignore_errors=True)
+        remove_leftovers(path.parent, path.name)
         temporary.mkdir()
         try:
             yield temporary
@@ -123,21 +126,44 @@ def remove_folder(path: Path) -> None:
         shutil.rmtree(doomed)
 
 
-def remove_leftovers(folder: Path, name: str = "*") -> None:
-    """Remove what killed processes left of this module's work directly in a folder, on one file or on all.
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove what killed processes left of this module's work directly in a folder, on one name or on all.
 
     A folder that was moved away for its successor, which did not come, comes back.
     """
-    for retired in folder.glob(f".{name}.*.old"):
+    pattern = "*" if name is None else glob.escape(name)
+    for retired in folder.glob(f".{pattern}.*.old"):
         path = folder / retired.name[1:].rsplit(".", 2)[0]
         if not path.exists():
             os.rename(retired, path)
     for ending in ("tmp", "old"):
-        for path in folder.glob(f".{name}.*.{ending}"):
+        for path in folder.glob(f".{pattern}.*.{ending}"):
             if path.is_dir():
                 shutil.rmtree(path)
             else:
                 path.unlink()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep a file or folder to this process while the block lasts, or until the process dies.
+
+    A file system that knows no locks is trusted.
+
+    Raises:
+        UserError: another process has it.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process writes to {path}: wait until it ends, or stop it") from None
+        except OSError:
+            pass  # no locks here
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -11,9 +11,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from data_utils.errors import Reading, UserError
+from data_utils.files import write_json
 from distillm.distributed import World
 from distillm.engine import NonFiniteError, make_optimizer, set_learning_rate
 
+STAGE = "zero_stage.json"  # of a checkpoint
 # Without a launcher DeepSpeed would look for MPI.
 LONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
 
@@ -94,8 +96,16 @@ class DeepSpeedEngine:
     def save_state(self, folder: Path) -> None:
         # With LoRA, the frozen weights are those that every start loads anyway.
         self.engine.save_checkpoint(str(folder), tag="state", exclude_frozen_parameters=True)
+        if self.world.is_main:
+            write_json(folder / STAGE, self.zero_stage)
 
     def load_state(self, folder: Path) -> None:
+        saved = json.loads((folder / STAGE).read_bytes())
+        if saved != self.zero_stage and {saved, self.zero_stage} != {1, 2}:  # these two write the same
+            raise UserError(
+                f"{folder} was saved with ZeRO {saved}, --deepspeed_config asks for ZeRO {self.zero_stage}: "
+                f"go on with ZeRO {saved}, or start again with --resume never"
+            )
         whole = all(parameter.requires_grad for parameter in self.module.parameters())
         path, _ = self.engine.load_checkpoint(str(folder), tag="state", load_module_strict=whole)
         if path is None:

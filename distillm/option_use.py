@@ -8,6 +8,7 @@ from typing import Any
 from data_utils.errors import UserError
 from distillm.arguments import flag
 from distillm.method import Method
+from distillm.run_identity import INPUTS
 
 
 def readers(method: Method) -> dict[str, bool]:
@@ -60,9 +61,9 @@ def check_option_use(method: Method, options: Mapping[str, Any], given: set[str]
 
 
 def check_save_folder(options: Mapping[str, Any]) -> None:
-    """Raise if the run would write over a model that it reads."""
-    for name in ("model_path", "teacher_model_path", "peft_path", "teacher_peft_path"):
-        if options[name] and Path(options[name]).resolve() == Path(options["save"]).resolve():
+    """Raise if the run would write over something that it reads."""
+    for name in INPUTS:
+        if options.get(name) and Path(options[name]).resolve() == Path(options["save"]).resolve():
             raise UserError(f"--save {options['save']} is also {flag(name)}; choose another folder for the result")
 
 

@@ -240,7 +240,7 @@ def _format_value(value: Any) -> str:
 
 
 def run_header(
-    arguments: Any, *, seed: int, global_batch_size: int, inputs: Mapping[str, Iterable[Path]] | None = None
+    arguments: Any, *, seed: int, global_batch_size: int, inputs: Mapping[str, Mapping[str, Path]] | None = None
 ) -> dict[str, Any]:
     """Return what a run must save to be repeated, as plain JSON values.
 
@@ -256,7 +256,9 @@ def run_header(
         "seed": seed,
         "global_batch_size": global_batch_size,
         "inputs": {
-            name: {path.name: fingerprint(path) for path in paths} for name, paths in (inputs or {}).items() if paths
+            option: {name: fingerprint(path) for name, path in files.items()}
+            for option, files in (inputs or {}).items()
+            if files
         },
         "commit": git_commit(),
         "versions": package_versions(),

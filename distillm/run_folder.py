@@ -1,16 +1,18 @@
 """The save folder of a run: fresh, to be resumed, or finished, and never that of another run."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from data_utils.errors import UserError
-from data_utils.files import Writing, remove_folder, remove_leftovers, write_json
+from data_utils.files import Writing, locked, remove_folder, remove_leftovers, write_json
 from distillm.distributed import World
-from distillm.run_identity import RECORD, difference
+from distillm.run_identity import MODEL_FILES, RECORD, difference, matching
 
 FINISHED = "finished.json"  # written last: the result stands in the folder
+STATE = ("checkpoints", "checkpoint", "best")  # folders that a run continues with
 # What may differ between a run and its continuation: nothing of the result depends on it.
 FREE_OPTIONS = {
     "save",
@@ -28,52 +30,71 @@ def is_finished(save: str, header: Mapping[str, Any], resume: str, world: World)
     """Say whether a save folder holds this run, finished; nothing is written, what its last moment left is removed.
 
     Raises:
-        UserError: the folder holds a run with other options.
+        UserError: the folder holds a run with other options, or something that is no run.
     """
     folder = Path(save)
-    if (folder / "config.json").exists() and not (folder / RECORD).exists():
+    known = (folder / RECORD).exists()
+    if (folder / "config.json").exists() and not known:
         raise UserError(f"{save} holds a model that is no run of this script; choose another --save")
     if resume == "never":
         return False
-    if (folder / RECORD).exists():
-        _check_same_run(folder, header)
+    if any((folder / name).exists() for name in STATE) and not known:
+        raise UserError(
+            f"{save} holds a checkpoint, but no {RECORD} says of which run; start again with --resume never"
+        )
     finished = (folder / FINISHED).exists()
+    if known:
+        _check_same_run(folder, header, finished)
     if finished and world.is_main:
         _remove_state(folder)
     return finished
 
 
-def start_run(save: str, header: Mapping[str, Any], resume: str, world: World) -> None:
-    """Make the save folder ready and write `args.json`, once everything a run needs is known to be there."""
+@contextmanager
+def open_run(save: str, header: Mapping[str, Any], resume: str, world: World) -> Iterator[None]:
+    """Keep the save folder to this run, ready and with its `args.json`, once all that a run needs is known to be there.
+
+    Raises:
+        UserError: another process writes to it.
+    """
     folder = Path(save)
-    if world.is_main:
-        with Writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            if resume == "never":
-                _forget(folder)
-            remove_leftovers(folder)
-            write_json(folder / RECORD, header)
-    world.barrier()
+    with ExitStack() as until_the_end:
+        if world.is_main:
+            with Writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                until_the_end.enter_context(locked(folder))
+                if resume == "never":
+                    _forget(folder)
+                remove_leftovers(folder)
+                write_json(folder / RECORD, header)
+        world.barrier()
+        yield
 
 
 def _forget(folder: Path) -> None:
-    """Remove what an earlier run left for its own continuation; `args.json`, which says whose it is, is replaced."""
+    """Remove what an earlier run left, its model too; `args.json`, which says whose the folder is, is replaced."""
     _remove_state(folder)
-    for name in (FINISHED, "log.jsonl", "training.log"):
-        (folder / name).unlink(missing_ok=True)
+    (folder / FINISHED).unlink(missing_ok=True)
+    models = MODEL_FILES if (folder / RECORD).exists() else ()
+    for path in matching(folder, (*models, "log.jsonl", "training.log")).values():
+        path.unlink()
 
 
 def _remove_state(folder: Path) -> None:
     """Remove all that a run continues with."""
     remove_leftovers(folder)
-    for name in ("checkpoints", "checkpoint", "best"):
+    for name in STATE:
         remove_folder(folder / name)
 
 
-def _check_same_run(folder: Path, header: Mapping[str, Any]) -> None:
+def _check_same_run(folder: Path, header: Mapping[str, Any], finished: bool) -> None:
+    # What goes on must compute as it began; `auto` may mean something else on another machine.
+    free = FREE_OPTIONS if finished else FREE_OPTIONS | {"precision"}
     try:
         saved = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        other = difference(saved, header, lambda name: name not in FREE_OPTIONS)
+        other = difference(saved, header, lambda name: name not in free)
+        if other is None and not finished and saved["precision"] != header["precision"]:
+            other = f"precision {saved['precision']}, not {header['precision']}"
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / RECORD} is broken; start again with --resume never") from error
     if other is not None:

@@ -3,12 +3,13 @@
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from data_utils.errors import Reading
 from distillm.distributed import World
+from distillm.models import split_checkpoint
 
 RECORD = "args.json"  # a run's header (`reporting.run_header`), in the folder that it writes
 STUDENT = {"model_path", "peft_path"}
@@ -16,24 +17,39 @@ TEACHER = {"teacher_model_path", "teacher_peft_path"}
 BLOCK, BLOCKS = 1 << 20, 64  # what a fingerprint reads of a file
 
 
-def store_files(folder: str) -> list[Path]:
-    """Return the binary files of a processed store or of response pairs."""
-    return sorted(path for pattern in ("*.bin", "train/*.arrow") for path in Path(folder).glob(pattern))
+# Of a processed store, and of response pairs.
+STORE_FILES = ("*.bin", "*.idx", "*.jsonl", "train/*.arrow")
+# Of a model, an adapter or a velocity field, tokenizer included; the records of its training are not its content.
+MODEL_FILES = (
+    *("*.safetensors", "*.bin", "*.index.json", "*config.json", "velocity_field.json", "projector.json"),
+    *("tokenizer.json", "*.model", "*vocab*", "merges.txt", "*tokens*.json", "*.jinja"),
+)
 
 
-def weight_files(folder: str) -> list[Path]:
-    """Return the weight files of a local checkpoint; those of a hub id are left to its name."""
-    return sorted(Path(folder).glob("*.safetensors")) if Path(folder).is_dir() else []
+def matching(folder: str | Path, patterns: Sequence[str]) -> dict[str, Path]:
+    """Return the files of a folder that match one of the patterns, by name; none of what is no folder."""
+    return {path.name: path for pattern in patterns for path in sorted(Path(folder).glob(pattern))}
+
+
+def store_files(folder: str) -> dict[str, Path]:
+    return matching(folder, STORE_FILES)
+
+
+def model_files(folder: str) -> dict[str, Path]:
+    """Return the files of a local checkpoint, an adapter's base model included; a hub id stands for itself."""
+    base, _ = split_checkpoint(folder)
+    below = {} if base == folder else {f"base {name}": path for name, path in matching(base, MODEL_FILES).items()}
+    return matching(folder, MODEL_FILES) | below
 
 
 # Of the options that name files: which files a run reads there.
-INPUTS: dict[str, Callable[[str], list[Path]]] = {
+INPUTS: dict[str, Callable[[str], dict[str, Path]]] = {
     **dict.fromkeys(("data_dir", "lm_data_dir", "gt_data_dir"), store_files),
-    **dict.fromkeys((*STUDENT, *TEACHER, "velocity_field_path", "projector_path"), weight_files),
+    **dict.fromkeys((*STUDENT, *TEACHER, "velocity_field_path", "projector_path"), model_files),
 }
 
 
-def input_files(options: Mapping[str, Any]) -> dict[str, list[Path]]:
+def input_files(options: Mapping[str, Any]) -> dict[str, dict[str, Path]]:
     """Return, by option, the files that a training or a velocity field is made of."""
     return {name: files(options[name]) for name, files in INPUTS.items() if options.get(name)}
 

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +20,7 @@ from typing import Any, Protocol
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_utils.errors import UserError, run_as_script
-from data_utils.files import Writing, fsync_path, remove_leftovers, write_json
+from data_utils.files import Writing, fsync_path, locked, remove_leftovers, write_json
 from data_utils.instructions import read_jsonl
 from data_utils.prompts import encode_prompt, format_prompt
 from distillm.arguments import (
@@ -89,22 +90,37 @@ def main() -> None:
         print(f"{output} stands: nothing to do")
         return
     world = join_world()
-    done = resume(partial, prompts, world)
     make = vllm_responder if arguments.vllm else transformers_responder
     respond = make(arguments, decoding, world)
-    if world.is_main:
-        remove_leftovers(record.parent, record.name)
-        write_json(record, header)
+    with ExitStack() as until_the_end:
+        if world.is_main:
+            with Writing(partial):
+                partial.parent.mkdir(parents=True, exist_ok=True)
+                partial.touch()
+            until_the_end.enter_context(locked(partial))
+        world.barrier()
+        done = resume(partial, prompts, world)
+        if world.is_main:
+            remove_leftovers(record.parent, record.name)
+            write_json(record, header)
+        answer(prompts, done, partial, respond, arguments.eval_batch_size * BATCHES_PER_ROUND, world)
+        if world.is_main:
+            os.replace(partial, output)
+    leave_world(world)
+
+
+def answer(prompts: list[str], done: int, partial: Path, respond: Responder, batch_size: int, world: World) -> None:
+    """Append the responses from row `done` on; `batch_size` prompts of each rank between two writes."""
     with progress(total=len(prompts), initial=done, desc="responses", rank=world.rank) as bar:
-        for rows in rounds(done, len(prompts), arguments.eval_batch_size * world.size * BATCHES_PER_ROUND):
+        for rows in rounds(done, len(prompts), batch_size * world.size):
             texts = respond([prompts[row] for row in rows], rows)
             if world.is_main:
                 answered = zip(rows, texts, strict=True)
                 append(partial, [{"prompt": prompts[row], "generated_text": text} for row, text in answered])
             bar.update(len(rows))
-    if world.is_main:
-        os.replace(partial, output)
-    leave_world(world)
+    world.barrier()
+    if resume(partial, prompts, world) != len(prompts):
+        raise UserError(f"{partial} was changed by another process; remove it to start again")
 
 
 def read_prompts(arguments: ResponseArguments) -> list[str]:
@@ -118,7 +134,7 @@ def read_prompts(arguments: ResponseArguments) -> list[str]:
 def describe(arguments: ResponseArguments, decoding: DecodingArguments) -> dict[str, Any]:
     """Return all that the responses depend on: options, and the hashes of the prompts and the weights."""
     options = {name: value for name, value in merged([arguments, decoding]).items() if name not in FREE_OPTIONS}
-    inputs = input_files({name: options[name] for name in STUDENT}) | {"data": [Path(arguments.data)]}
+    inputs = input_files({name: options[name] for name in STUDENT}) | {"data": {"prompts": Path(arguments.data)}}
     return run_header(options, seed=arguments.seed, global_batch_size=arguments.eval_batch_size, inputs=inputs)
 
 

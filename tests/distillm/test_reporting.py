@@ -101,7 +101,9 @@ def test_the_header_is_json_and_complete(tmp_path):
     data = tmp_path / "train_0.bin"
     data.write_bytes(b"1234")
     arguments = {"train": Options(), "other": argparse.Namespace(seed=10, limit=None)}
-    header = run_header(arguments, seed=10, global_batch_size=16, inputs={"data_dir": [data], "model_path": []})
+    header = run_header(
+        arguments, seed=10, global_batch_size=16, inputs={"data_dir": {"train_0.bin": data}, "model_path": {}}
+    )
     assert json.loads(json.dumps(header)) == header
     assert header["arguments"] == {
         "train": {"lr": 5e-4, "save": "results", "names": ["dolly"]},

@@ -53,16 +53,29 @@ def test_an_empty_file_has_a_fingerprint(tmp_path):
 
 
 def test_the_inputs_of_a_run_are_what_its_options_name(tmp_path):
-    for name in ("store/train_0.bin", "pairs/train/data-0.arrow", "model/model.safetensors", "model/config.json"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
+    model = ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
+    folders = {
+        "store": ["train_0.bin", "train_0.idx", "valid.jsonl"],
+        "pairs/train": ["data-0.arrow"],
+        "model": model,
+        "adapter": ["adapter_model.safetensors", "adapter_config.json"],
+        "pickled": ["pytorch_model.bin", "config.json", "vocab.json", "merges.txt"],
+    }
+    for folder, names in folders.items():
+        (tmp_path / folder).mkdir(parents=True)
+        for name in (*names, "args.json", "log.jsonl", "finished.json", "README.md") if folder == "model" else names:
+            (tmp_path / folder / name).touch()
+    (tmp_path / "adapter" / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": str(tmp_path / "model")})
+    )
     options = {"data_dir": tmp_path / "pairs", "gt_data_dir": tmp_path / "store", "lm_data_dir": None, "lr": 0.1}
-    options |= {"model_path": str(tmp_path / "model"), "teacher_model_path": "owner/a-hub-id"}
-    names = {name: [path.name for path in paths] for name, paths in input_files(options).items()}
-    assert names == {
-        "data_dir": ["data-0.arrow"],
-        "gt_data_dir": ["train_0.bin"],
-        "model_path": ["model.safetensors"],
+    options |= {"model_path": str(tmp_path / "adapter"), "teacher_model_path": "owner/a-hub-id"}
+    options |= {"velocity_field_path": str(tmp_path / "pickled")}
+    assert {name: sorted(files) for name, files in input_files(options).items()} == {
+        "data_dir": folders["pairs/train"],
+        "gt_data_dir": sorted(folders["store"]),
+        "model_path": sorted([*folders["adapter"], *(f"base {name}" for name in model)]),
+        "velocity_field_path": sorted(folders["pickled"]),
         "teacher_model_path": [],
     }
 

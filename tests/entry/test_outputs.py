@@ -12,6 +12,7 @@ import evaluate
 import finetune
 from data_utils.instructions import load_evaluation_set, references
 from distillm.metrics import compute_metrics
+from tests.entry.conftest import exchange_weights
 
 # One epoch has 6 steps of 4 rows: 26 rows, of which two have to wait for the next permutation.
 STEPS_PER_EPOCH = 6
@@ -49,14 +50,10 @@ def test_a_run_leaves_its_records_and_nothing_of_its_training_state(train, world
     assert record["arguments"]["skew_alpha"] == 0.1
     assert (record["seed"], record["global_batch_size"]) == (10, 4)
     assert record["command"][0] == "finetune.py"
-    store, weights = {"train_0.bin", "valid_0.bin"}, {"model.safetensors"}
-    assert {name: set(files) for name, files in record["inputs"].items()} == {
-        "data_dir": store,
-        "lm_data_dir": store,
-        "model_path": weights,
-        "teacher_model_path": weights,
-        "velocity_field_path": {"projector.safetensors", "velocity_field.safetensors"},
-    }
+    models = {"model_path", "teacher_model_path", "velocity_field_path"}
+    assert record["inputs"].keys() == models | {"data_dir", "lm_data_dir"}
+    assert {"train_0.bin", "train_0.idx", "valid.jsonl"} <= record["inputs"]["data_dir"].keys()
+    assert all({"config.json", "velocity_field.json"} & record["inputs"][name].keys() for name in models)
     assert {"torch", "transformers"} <= record["versions"].keys()
     training = [line for line in read_log(save) if "loss" in line]
     assert [line["step"] for line in training] == list(range(2, 19, 2))
@@ -304,6 +301,17 @@ def test_results_of_other_weights_or_options_are_evaluated_anew(score, world, tm
     assert score(save, "--model-path", model).out.count("evaluated anew") == 4
     assert score(save, "--model-path", model, "--temperature", 0.5).out.count("evaluated anew") == 4
     assert "nothing to do" in score(save, "--model-path", model, "--temperature", 0.5).out
+
+
+def test_bug_results_of_an_adapter_stood_though_its_base_model_had_changed(train, score, world, tmp_path):
+    base, adapter = shutil.copytree(world.llama, tmp_path / "base"), tmp_path / "adapter"
+    lora = ["--model-type", "llama", "--peft", "lora", "--total-iters", 2]
+    assert train(adapter, *lora, student=base).status == 0
+    options = tmp_path / "results", "--model-path", adapter
+    assert score(*options).status == 0
+    assert "nothing to do" in score(*options).out
+    exchange_weights(base)
+    assert score(*options).out.count("evaluated anew") == 4
 
 
 def test_a_refresh_in_bf16_is_outside_the_autocast_that_would_keep_stale_weights(train, read_log, tmp_path):

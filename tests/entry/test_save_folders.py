@@ -6,6 +6,7 @@ import pytest
 
 import finetune
 import train_velocity_field
+from distillm.trainer import Trainer
 from tests.entry.conftest import exchange_weights
 
 
@@ -62,6 +63,86 @@ def test_a_run_whose_model_or_field_was_exchanged_does_not_go_on(name, refused, 
     exchange_weights(mine)
     options = world.training(save, *option, type="kd-contra")
     refused(finetune.main, options, save, f"holds a run with another content of {name}", mine)
+
+
+@pytest.mark.parametrize(
+    ("option", "file", "old", "new"),
+    [
+        ("--model-path", "config.json", "gelu_new", "relu"),
+        ("--model-path", "tokenizer.json", "red", "rod"),
+        ("--data-dir", "valid.jsonl", "white", "black"),
+        ("--velocity-field-path", "velocity_field.json", "0.1", "0.9"),
+    ],
+)
+def test_bug_a_run_went_on_though_what_stands_beside_weights_and_rows_had_changed(
+    option, file, old, new, refused, run_killed, world, tmp_path
+):
+    folders = {"--model-path": world.student, "--data-dir": world.store, "--velocity-field-path": world.field}
+    mine, save = shutil.copytree(folders[option], tmp_path / "mine"), tmp_path / "run"
+    options = world.training(save, "--save-interval", 2, option, mine, type="kd-contra")
+    run_killed(finetune.main, options, Trainer, "_train_step", 4)
+    text = (mine / file).read_text()
+    assert old in text
+    (mine / file).write_text(text.replace(old, new))
+    refused(finetune.main, options, save, "holds a run with another content of", mine)
+
+
+def test_bug_a_run_went_on_without_the_record_of_its_options(refused, run_killed, world, tmp_path):
+    save = tmp_path / "run"
+    options = world.training(save, "--save-interval", 2)
+    run_killed(finetune.main, options, Trainer, "_train_step", 4)
+    (save / "args.json").unlink()
+    refused(finetune.main, [*options, "--lr", "1e-4"], save, "no args.json", "--resume never")
+
+
+def test_a_run_does_not_go_on_in_another_precision_and_a_finished_one_does_not_mind(
+    refused, run_killed, run, world, monkeypatch, tmp_path
+):
+    """`auto` is what the machine computes fastest."""
+    save = tmp_path / "run"
+    options = world.training(save, "--save-interval", 2, "--total-iters", 4, "--precision", "auto")
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune, "resolve_precision", lambda precision, device: "bf16")
+        run_killed(finetune.main, options, Trainer, "_train_step", 4)
+    monkeypatch.setattr(finetune, "resolve_precision", lambda precision, device: "fp32")
+    refused(finetune.main, options, save, "precision bf16, not fp32")
+    assert run(finetune.main, [*options, "--resume", "never"]).status == 0
+    monkeypatch.setattr(finetune, "resolve_precision", lambda precision, device: "bf16")
+    assert "nothing to do" in run(finetune.main, options).out
+
+
+def test_bug_two_runs_wrote_into_one_folder(refused, run, world, tmp_path, monkeypatch):
+    save, original, second = tmp_path / "run", Trainer._train_step, []
+    options = world.training(save, "--total-iters", 4)
+
+    def train_step(trainer, step):
+        if step == 3 and not second:
+            second.append(True)
+            refused(finetune.main, options, save, "another process writes to", save)
+        return original(trainer, step)
+
+    monkeypatch.setattr(Trainer, "_train_step", train_step)
+    assert run(finetune.main, options).status == 0 and second
+
+
+def test_bug_what_starts_afresh_kept_the_model_of_another_kind(train, run_killed, world, contents, tmp_path):
+    """An adapter and a whole model in one folder load as neither; and a model stood for a run that had not ended."""
+    mixed, fresh = tmp_path / "mixed", tmp_path / "fresh"
+    whole = ["--model-type", "llama", "--total-iters", 2]
+    lora = [*whole, "--peft", "lora"]
+    assert train(mixed, *lora, student=world.llama).status == 0
+    never = world.training(mixed, *whole, "--resume", "never", student=world.llama)
+    run_killed(finetune.main, never, Trainer, "_train_step", 2)
+    assert not list(mixed.glob("*.safetensors")) and not list(mixed.glob("*config.json"))
+    for save in (mixed, fresh):
+        assert train(save, *whole, "--resume", "never", student=world.llama).status == 0
+    (fresh / "README.md").touch()  # PEFT's, which may be a person's
+    assert contents(mixed).keys() == contents(fresh).keys()
+
+
+def test_a_run_never_writes_into_the_data_that_it_reads(refused, world, tmp_path):
+    store = shutil.copytree(world.store, tmp_path / "store")
+    refused(finetune.main, world.training(store, "--data-dir", store), store, "is also --data-dir")
 
 
 def test_a_run_goes_on_when_its_paths_are_written_otherwise_or_have_moved(train, world, tmp_path):

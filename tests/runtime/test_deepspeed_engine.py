@@ -23,6 +23,7 @@ import sys, copy, json
 from pathlib import Path
 import torch
 from torch import nn
+from data_utils.errors import UserError
 from distillm.deepspeed_engine import DeepSpeedEngine, load_config
 from distillm.distributed import World
 from distillm.engine import NonFiniteError, TorchEngine
@@ -68,8 +69,16 @@ def report(path, folder):
         result |= {"refusal": str(error), "after the refusal": weights(engine, folder / "refused")}
     return result
 
-folder = Path(sys.argv[1])
-print(json.dumps([report(path or None, folder / str(index)) for index, path in enumerate(["", *sys.argv[2:]])]))
+def go_on(path, folder):
+    try:
+        make(path).load_state(folder)
+    except UserError as error:
+        return str(error)
+
+folder, paths = Path(sys.argv[1]), sys.argv[2:]
+reports = [report(path or None, folder / str(index)) for index, path in enumerate(["", *paths])]
+reports[1]["elsewhere"] = [go_on(path, folder / "1") for path in paths]
+print(json.dumps(reports))
 """
 
 
@@ -110,6 +119,13 @@ def test_deepspeed_takes_the_steps_of_plain_torch_and_resumes_exactly(name, repo
         assert deep["weights"][parameter] == pytest.approx(values, rel=1e-5, abs=1e-6)
     assert deep["resumed"] == deep["uninterrupted"]
     assert deep["resumed"] != deep["weights"]
+
+
+def test_bug_a_checkpoint_of_another_stage_was_refused_without_saying_why(reports):
+    stages = dict(zip(list(reports)[1:], reports["ds_config.json"]["elsewhere"], strict=True))
+    assert stages["ds_config.json"] is None and stages["ds_config_zero2.json"] is None
+    for name, stage in (("ds_config_zero3.json", 3), ("ZeRO 0", 0)):
+        assert f"was saved with ZeRO 1, --deepspeed_config asks for ZeRO {stage}: go on with ZeRO 1" in stages[name]
 
 
 @pytest.mark.parametrize("name", EVERY_STAGE)
