@@ -57,6 +57,9 @@ class Writing:
 
 def disk_error(error: BaseException | None) -> int:
     """Return the system's number of a failed write, 0 for any other error."""
+    if isinstance(error, shutil.Error):  # of copytree: a list of what failed; EIO may be of a read
+        numbers = [int(number) for number in re.findall(r"\[Errno (\d+)\]", str(error))]
+        return next((number for number in numbers if number in ADVICE and number != errno.EIO), 0)
     if isinstance(error, OSError):
         return 0 if error.errno == errno.EIO and not isinstance(error, WriteError) else error.errno or 0
     rust = re.search(r"\(os error (\d+)\)$", str(error))  # of safetensors and tokenizers

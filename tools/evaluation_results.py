@@ -5,15 +5,19 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product, zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_utils.errors import UserError
+from data_utils.errors import Reading, UserError
+from distillm.run_identity import RECORD, STUDENT, difference, identity
 from tools.command_line import ToolParser, named_path
 
 KNOWN_SETS = ("dolly", "self_inst", "vicuna", "sinst", "uinst")
+# What rows of one table may differ in: their models, and how these were computed. The data are compared set by set.
+FREE_OPTIONS = STUDENT | {"precision", "global batch size"}
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,62 @@ def open_evaluations(
             complete.append(evaluation)
     if not complete:
         raise UserError(f"no row has all of {', '.join(sets)} with the seeds {', '.join(map(str, chosen))}")
+    check_comparable(complete)
     return complete
+
+
+def check_comparable(evaluations: Sequence[Evaluation]) -> None:
+    """Raise if a row is of several models, or rows are of several options or, in one set, of several data."""
+    firsts: dict[str, tuple[str, dict[str, Any]]] = {}
+    for evaluation in evaluations:
+        for data_name, seed in product(evaluation.sets, evaluation.seeds):
+            job = evaluation.job(data_name, seed)
+            header, here = read_header(job / RECORD), f"{evaluation.name} ({job})"
+            if header is None:
+                continue
+            for group, matters, advice in (
+                (f"model of {evaluation.name}", STUDENT.__contains__, "both with one model, or with a --save for each"),
+                ("options", lambda name: name not in FREE_OPTIONS | {"data_dir"}, "both with the same options"),
+                (f"data of {data_name}", {"data_dir"}.__contains__, "both on the same data"),
+            ):
+                there, expected = firsts.setdefault(group, (here, header))
+                other = difference(header, expected, matters)
+                if other:
+                    raise UserError(f"{here} does not fit {there}: it was made with {other}; evaluate {advice}")
+
+
+def read_header(record: Path) -> dict[str, Any] | None:
+    """Return how a job was evaluated; None without a record: such results are trusted."""
+    if not record.exists():
+        return None
+    with Reading(str(record), "; evaluate again"):
+        header: dict[str, Any] = json.loads(record.read_bytes())
+        identity(header)  # what is no header raises
+    return header
+
+
+def check_same_prompts(evaluations: Sequence[Evaluation], data_name: str) -> None:
+    """Raise if models or seeds answered different prompts in a row of a set; answers without prompts are trusted."""
+    firsts: dict[int, tuple[Path, str]] = {}
+    for evaluation, seed in product(evaluations, evaluations[0].seeds):
+        path = evaluation.job(data_name, seed) / "answers.jsonl"
+        for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+            prompt = json.loads(line).get("prompt")
+            if not isinstance(prompt, str):
+                continue
+            first, expected = firsts.setdefault(number, (path, prompt))
+            if prompt != expected:
+                here, there = parting(prompt, expected)
+                raise UserError(
+                    f"{path}:{number} answers …{here!r}…, {first}:{number} …{there!r}…: they cannot be paired; "
+                    "evaluate both on the same data"
+                )
+
+
+def parting(*texts: str) -> list[str]:
+    """Return of different texts what stands around the first place where they differ."""
+    place = next(index for index, letters in enumerate(zip_longest(*texts)) if len(set(letters)) > 1)
+    return [text[max(0, place - 20) : place + 20] for text in texts]
 
 
 def _in_known_order(names: set[str]) -> list[str]:

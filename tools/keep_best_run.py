@@ -4,12 +4,14 @@
         --runs results/tiny/train/sft/student-1e-3 results/tiny/train/sft/student-2e-3
 
 compares the scores that `finetune.py` selected each run's model by (ROUGE-L on the dev set with --eval-gen, else
-minus the dev loss): the test sets have no say. The copy is a complete save folder, with `args.json` and the logs.
+minus the dev loss): the test sets have no say. The copy is a complete save folder, with `args.json` and the logs; it
+replaces an earlier copy, nothing else.
 """
 
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -31,12 +33,24 @@ def dev_score(run: Path) -> float:
     return score
 
 
+def check_save(save: Path, runs: Sequence[Path]) -> None:
+    """Raise if the copy would remove one of the runs, or something other than an earlier copy."""
+    place = save.resolve()
+    for run in runs:
+        source = run.resolve()
+        if place.is_relative_to(source) or source.is_relative_to(place):
+            raise UserError(f"--save {save} is, holds or lies in {run} of --runs; choose a folder outside of all runs")
+    if save.is_file() or (save.exists() and any(save.iterdir()) and not (save / FINISHED).is_file()):
+        raise UserError(f"--save {save} holds something other than a finished run; choose another folder, or remove it")
+
+
 def main() -> None:
     parser = ToolParser(__doc__)
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="save folders of finished runs")
-    parser.add_argument("--save", type=Path, required=True, help="folder for the copy of the best, replaced as one")
+    parser.add_argument("--save", type=Path, required=True, help="folder for the copy; an earlier one is replaced")
     options = parser.parse_args()
 
+    check_save(options.save, options.runs)
     scores = {run: dev_score(run) for run in options.runs}
     best = max(scores, key=scores.__getitem__)
     with atomic_folder(options.save) as folder:

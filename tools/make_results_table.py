@@ -5,7 +5,8 @@
         --row DistiLLM=results/tiny/eval_main/distillm
 
 A cell is the mean over seeds ± their sample standard deviation: how much sampling an answer moves the score.
-The average weighs every set alike.
+The average weighs every set alike. What cannot be compared is refused: a row of several models, rows that were
+evaluated with other options (temperature, prompt length, …) or on other data; each job's `args.json` tells.
 
 With `--baseline NAME` (repeat for several), a second table shows each model's difference to that one with a
 95 % interval: how sure the difference is, given that the test rows are a sample too. Both models answered the
@@ -27,7 +28,13 @@ from data_utils.errors import UserError, run_as_script
 from data_utils.files import atomic_file
 from data_utils.randomness import keyed_generator
 from tools.command_line import ToolParser
-from tools.evaluation_results import Evaluation, add_result_options, mean_and_std, open_evaluations
+from tools.evaluation_results import (
+    Evaluation,
+    add_result_options,
+    check_same_prompts,
+    mean_and_std,
+    open_evaluations,
+)
 
 RESAMPLES = 2000
 
@@ -62,6 +69,7 @@ def resampled_means(evaluations: Sequence[Evaluation], data_name: str) -> np.nda
     if len(counts) != 1:
         rows = " and ".join(f"{count} rows of {name}" for count, name in sorted(counts.items()))
         raise UserError(f"{data_name}: {rows} cannot be paired; evaluate all models on the same data")
+    check_same_prompts(evaluations, data_name)
     scores = np.stack(columns, axis=1)
     count = len(scores)
     generator = keyed_generator(0, f"bootstrap of {data_name}", count)

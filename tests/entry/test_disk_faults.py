@@ -16,10 +16,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 import finetune
 import train_velocity_field
 from contra import field_files
+from data_utils import files
 from distillm import checkpoint, engine, reporting
 from distillm.checkpoint import Checkpoints
 from tests.entry.conftest import in_child, wait_for
-from tools import generate_responses
+from tools import generate_responses, keep_best_run
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as a failing write says it: without a path
 FULL_WEIGHTS = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
@@ -169,6 +170,30 @@ def test_responses_that_the_system_cuts_off_in_a_line_go_on_with_the_first_row_t
     assert (tmp_path / "out.jsonl.partial").stat().st_size == size
     assert run(generate_responses.main, options(output)).status == 0
     assert output.read_bytes() == whole.read_bytes()
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A finished run with a file that a limit of 1,000 bytes cuts off."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "finished.json").write_text('{"best": 1.0}')
+    (folder / "model.safetensors").write_bytes(b"0" * 5_000)
+    return folder
+
+
+def test_bug_a_copy_of_a_run_that_the_system_cuts_off_is_one_line(trained, limited, tmp_path):
+    """It was a list of tuples: what copytree raises is an OSError without a number."""
+    outcome = limited(keep_best_run.main, ["--runs", trained, "--save", tmp_path / "best"], 1_000)
+    assert_one_line(outcome, tmp_path / "best", "File too large", "ulimit")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_a_file_that_copytree_cannot_read_is_no_full_disk(number):
+    assert files.disk_error(shutil.Error([("a", "b", str(OSError(number, "no", "a")))])) == 0
+    full = [("a", "b", str(OSError(number, "no", "a"))), ("c", "d", str(FULL))]
+    assert files.disk_error(shutil.Error(full)) == errno.ENOSPC
 
 
 # ---- a small disk, where the tests may mount one -------------------------------------------------------------------

@@ -169,6 +169,88 @@ def test_answers_that_cannot_be_paired_are_refused(results, tmp_path, monkeypatc
         run(make_results_table, monkeypatch, *options)
 
 
+def record(results, model, data_name, seed, batch=8, **options):
+    """Give a job the record of evaluate.py; what is said of it beside `options` is the same for all."""
+    content = options.pop("content", {"data_dir": f"rows of {data_name}", "model_path": model})
+    arguments = {"model_path": model, "peft_path": None, "data_dir": "data", "temperature": 1.0} | options
+    header = {"arguments": arguments, "inputs": {name: {"file": text} for name, text in content.items()}}
+    path = results / model / f"{data_name}-512" / str(seed) / "args.json"
+    path.write_text(json.dumps(header | {"global_batch_size": batch}))
+
+
+@pytest.fixture
+def recorded(results):
+    for model in ("low", "high"):
+        for data_name in ROWS:
+            for seed in SEEDS:
+                record(results, model, data_name, seed)
+    return results
+
+
+def open_both(results, skip_missing=False):
+    rows = [(name, str(results / name)) for name in ("low", "high")]
+    return open_evaluations(rows, None, None, 512, skip_missing)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"temperature": 0.7}, "temperature 0.7, not 1.0; evaluate both with the same options"),
+        ({"num_rows": 5}, "num_rows 5, not None; evaluate both with the same options"),
+        (
+            {"content": {"data_dir": "others", "model_path": "high"}},
+            "another content of data_dir data; evaluate both on",
+        ),
+        (
+            {"model_path": "x", "content": {"data_dir": "rows of vicuna"}},
+            "model_path x, not high; evaluate both with one",
+        ),
+        (
+            {"content": {"data_dir": "rows of vicuna", "model_path": "trained on"}},
+            "another content of model_path high; evaluate both with one model, or with a --save for each",
+        ),
+        ({"peft_path": "x"}, "peft_path x, not None; evaluate both with one model"),
+    ],
+)
+def test_bug_results_that_cannot_be_compared_were_mixed_in_one_table(recorded, changed, message):
+    record(recorded, "high", "vicuna", 20, **changed)
+    for skip_missing in (False, True):
+        with pytest.raises(UserError) as error:
+            open_both(recorded, skip_missing)
+        line = str(error.value)
+        assert line.startswith(f"high ({recorded / 'high' / 'vicuna-512' / '20'}) does not fit ")
+        assert message in line and "\n" not in line
+
+
+def test_results_of_one_model_are_compared_by_content_and_older_ones_are_trusted(recorded):
+    same = {"data_dir": "rows of dolly", "model_path": "high"}
+    record(
+        recorded, "high", "dolly", 20, model_path="./high", data_dir="/moved", content=same, precision="fp32", batch=2
+    )
+    (recorded / "low" / "dolly-512" / "10" / "args.json").unlink()
+    assert len(open_both(recorded)) == 2
+
+
+def test_a_damaged_record_of_an_evaluation_is_one_clear_line(recorded):
+    for content in ("{", "[]", '{"arguments": {}}'):
+        (recorded / "high" / "dolly-512" / "10" / "args.json").write_text(content)
+        with pytest.raises(UserError, match=r"cannot load .*high/dolly-512/10/args\.json: .*; evaluate again"):
+            open_both(recorded)
+
+
+def test_bug_rows_of_different_prompts_were_paired(results, tmp_path, monkeypatch):
+    options = (*rows_of(results, "low", "high"), "--baseline", "low", "--save", tmp_path / "t.md")
+    for name, number in (("low", 3), ("high", 4)):
+        path = results / name / "vicuna-512" / "20" / "answers.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        prompts = [f"Below is an instruction.\n{index + (index >= number)}" for index in range(len(lines))]
+        rows = [json.dumps(line | {"prompt": prompt}) for line, prompt in zip(lines, prompts, strict=True)]
+        path.write_text("\n".join(rows))
+    where = r"high/vicuna-512/20/answers.jsonl:4 answers .*n3'…, .*low/vicuna-512/20/answers.jsonl:4 .*n4'…: "
+    with pytest.raises(UserError, match=f"{where}they cannot be paired; evaluate both on the same data"):
+        run(make_results_table, monkeypatch, *options)
+
+
 @pytest.fixture
 def log(tmp_path):
     folder = tmp_path / "run"

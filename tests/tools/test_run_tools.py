@@ -39,6 +39,34 @@ def test_a_run_without_an_end_or_a_score_is_refused(tmp_path, monkeypatch):
     assert not (tmp_path / "best").exists()
 
 
+@pytest.mark.parametrize(
+    ("save", "message"),
+    [
+        (".", "is, holds or lies in .*a of --runs"),
+        ("a", "is, holds or lies in .*a of --runs"),
+        ("link", "is, holds or lies in .*b of --runs"),
+        ("b/best", "is, holds or lies in .*b of --runs"),
+        ("foreign", "holds something other than a finished run"),
+        ("foreign/thesis", "holds something other than a finished run"),
+    ],
+)
+def test_bug_the_copy_replaced_whatever_stood_in_its_place(tmp_path, monkeypatch, save, message):
+    runs = [finished(tmp_path / name, best) for name, best in (("a", 3.0), ("b", 5.0))]
+    (tmp_path / "link").symlink_to("b")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis").write_text("years of work")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=message):
+        run(monkeypatch, keep_best_run, "--runs", *runs, "--save", tmp_path / save)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_empty_folder_takes_the_copy(tmp_path, monkeypatch):
+    (tmp_path / "best").mkdir()
+    run(monkeypatch, keep_best_run, "--runs", finished(tmp_path / "a", 1.0), "--save", tmp_path / "best")
+    assert (tmp_path / "best" / "model").read_text() == "a"
+
+
 @pytest.fixture
 def raw(tmp_path):
     folder = tmp_path / "raw"
