@@ -100,7 +100,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary sibling folder to fill; it replaces `path` when the block ends, vanishes when it fails."""
-    path = Path(path)
+    path = Path(path).resolve() if Path(path).is_symlink() else Path(path)  # a link to a folder stays one
     temporary, retired = (path.with_name(f".{path.name}.{os.getpid()}.{ending}") for ending in ("tmp", "old"))
     with Writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)

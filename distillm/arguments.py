@@ -134,7 +134,9 @@ class TrainingArguments:
     weight_decay: float = option(1e-2, "AdamW's, on weight matrices")
     clip_grad: float = option(1.0, "largest gradient norm; 0: no clipping")
     seed: int = option(10, "of everything random")
-    resume: str = option("auto", "auto: go on where the save folder's checkpoint stands", ["auto", "never"])
+    resume: str = option(
+        "auto", "auto: go on from the save folder's checkpoint; never: remove an earlier run there", ["auto", "never"]
+    )
     dry_run: bool = option(False, "stop after one forward pass of everything")
     deepspeed: bool = option(False, "train with DeepSpeed")
     deepspeed_config: str | None = option(None, "its JSON configuration")

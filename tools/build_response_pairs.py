@@ -18,7 +18,7 @@ from data_utils.errors import Reading, UserError, run_as_script
 from data_utils.files import atomic_folder, write_json
 from data_utils.response_pairs import PAIR_MODELS, is_pair_folder
 from distillm.run_identity import STUDENT
-from tools.command_line import ToolParser
+from tools.command_line import ToolParser, require_replaceable
 
 SPLITS = ("train", "dev")
 
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--responses", type=Path, required=True, help="folder with the generated responses")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     arguments = parser.parse_args()
-    check_output(arguments.output)
+    require_replaceable("--output", arguments.output, is_pair_folder(arguments.output), "pairs")
     pairs = {split: join(arguments.responses, split) for split in SPLITS}
 
     from datasets import Dataset, DatasetDict  # seconds to import
@@ -41,12 +41,6 @@ def main() -> None:
             write_json(temporary / PAIR_MODELS, record)
     counts = ", ".join(f"{split}: {len(rows):,} pairs" for split, rows in pairs.items())
     print(f"{counts}; written to {arguments.output}")
-
-
-def check_output(folder: Path) -> None:
-    """Raise if writing the pairs would remove something else."""
-    if folder.is_file() or (folder.exists() and any(folder.iterdir()) and not is_pair_folder(folder)):
-        raise UserError(f"--output {folder} holds something other than pairs; choose another folder, or remove it")
 
 
 def join(folder: Path, split: str) -> list[dict[str, str]]:

@@ -1,6 +1,7 @@
-"""The command lines of the tools: their help is the module's docstring, their errors are one line."""
+"""The command lines of the tools: help is the module's docstring, errors are one line, nobody's files are replaced."""
 
 import argparse
+from pathlib import Path
 from typing import NoReturn
 
 from data_utils.errors import UserError
@@ -16,6 +17,12 @@ class ToolParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (--help lists the options)")
+
+
+def require_replaceable(option: str, folder: Path, is_earlier_output: bool, what: str) -> None:
+    """Raise if writing a folder would remove anything but an earlier output."""
+    if folder.is_file() or (folder.exists() and any(folder.iterdir()) and not is_earlier_output):
+        raise UserError(f"{option} {folder} holds something other than {what}; choose another folder, or remove it")
 
 
 def named_path(text: str) -> tuple[str, str]:

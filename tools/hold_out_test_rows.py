@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_utils.errors import UserError, run_as_script
 from data_utils.files import atomic_folder
-from tools.command_line import ToolParser
+from tools.command_line import ToolParser, require_replaceable
 
 
 def read_lines(path: Path) -> list[str]:
@@ -45,8 +45,9 @@ def main() -> None:
         raise UserError(
             f"--output {options.output} is --data-dir: the raw data would be replaced, choose another folder"
         )
-
     splits = hold_out(options.data_dir, options.test_num)
+    ours = {path.name for path in options.output.glob("*")} <= {f"{split}.jsonl" for split in splits}
+    require_replaceable("--output", options.output, ours, "such splits")
     with atomic_folder(options.output) as folder:
         for split, lines in splits.items():
             (folder / f"{split}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

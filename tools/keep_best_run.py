@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data_utils.errors import UserError, run_as_script
 from data_utils.files import atomic_folder
 from distillm.run_folder import FINISHED
-from tools.command_line import ToolParser
+from tools.command_line import ToolParser, require_replaceable
 
 
 def dev_score(run: Path) -> float:
@@ -40,8 +40,7 @@ def check_save(save: Path, runs: Sequence[Path]) -> None:
         source = run.resolve()
         if place.is_relative_to(source) or source.is_relative_to(place):
             raise UserError(f"--save {save} is, holds or lies in {run} of --runs; choose a folder outside of all runs")
-    if save.is_file() or (save.exists() and any(save.iterdir()) and not (save / FINISHED).is_file()):
-        raise UserError(f"--save {save} holds something other than a finished run; choose another folder, or remove it")
+    require_replaceable("--save", save, (save / FINISHED).is_file(), "a finished run")
 
 
 def main() -> None:

@@ -99,6 +99,16 @@ def test_a_bad_number_of_test_rows_writes_nothing(raw, tmp_path, monkeypatch, nu
     assert not (tmp_path / "new").exists()
 
 
+def test_bug_a_folder_of_something_else_was_replaced_by_splits(raw, tmp_path, monkeypatch):
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(UserError, match="holds something other than such splits"):
+        run(monkeypatch, hold_out_test_rows, "--data-dir", raw, "--output", tmp_path, "--test-num", 1)
+    assert (tmp_path / "mine.txt").exists()
+    for number in (1, 2):  # its own are
+        run(monkeypatch, hold_out_test_rows, "--data-dir", raw, "--output", tmp_path / "new", "--test-num", number)
+    assert rows(tmp_path / "new")["valid"] == "d2\u2028\nd3\n"
+
+
 def test_the_raw_data_are_never_replaced(raw, monkeypatch):
     with pytest.raises(UserError, match="choose another folder"):
         run(monkeypatch, hold_out_test_rows, "--data-dir", raw, "--output", raw, "--test-num", 1)

@@ -1,0 +1,72 @@
+"""Guarantees of data_utils/files.py that need no run (tests/entry has the kills and the disks)."""
+
+import os
+
+import pytest
+
+from data_utils.errors import UserError
+from data_utils.files import atomic_folder, locked
+from tests.entry.conftest import in_child, wait_for
+
+
+def write(folder, text):
+    with atomic_folder(folder) as temporary:
+        (temporary / "file").write_text(text)
+
+
+@pytest.mark.parametrize("name", ["out", "out[1]*"])
+def test_bug_what_a_killed_process_left_beside_a_folder_stayed_for_ever(name, tmp_path):
+    folder = tmp_path / name
+
+    def die():
+        with atomic_folder(folder):
+            os._exit(9)
+
+    write(tmp_path / "other", "other")
+    assert wait_for(in_child(die)) == 9
+    assert len(list(tmp_path.glob(".out*.tmp"))) == 1
+    write(folder, "ours")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["other", name])
+
+
+def test_bug_a_folder_behind_a_link_was_half_replaced(tmp_path):
+    real, link = tmp_path / "disk" / "real", tmp_path / "link"
+    write(real, "old")
+    link.symlink_to(real)
+    write(link, "new")
+    assert link.is_symlink() and (real / "file").read_text() == "new"
+    assert [path.name for path in real.parent.iterdir()] == ["real"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_is_locked_is_one_processs_until_it_ends(kind, tmp_path):
+    path = tmp_path / "it"
+    path.touch() if kind == "file" else path.mkdir()
+
+    def claim():
+        with locked(path):
+            return 0
+
+    def claim_and_die():
+        with locked(path):
+            os._exit(9)
+
+    def is_refused():
+        with pytest.raises(UserError, match="another process writes to"), locked(path):
+            pytest.fail("it was not locked")
+        return 0
+
+    assert wait_for(in_child(claim_and_die)) == 9
+    with locked(path):
+        assert wait_for(in_child(is_refused)) == 0
+    assert wait_for(in_child(claim)) == 0
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_system_without_locks_is_trusted(tmp_path, monkeypatch):
+    def flock(descriptor, operation):
+        raise OSError("no locks here")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with locked(tmp_path):
+        pass
