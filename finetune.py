@@ -138,7 +138,7 @@ def setup(arguments: Arguments, method: Method, precision: str, world: World, he
     )
     callbacks: list[EpochEnd] = []
     if isinstance(rows, PairDataset):
-        note_other_models(Path(arguments.data.data_dir) / PAIR_MODELS, header, STUDENT | TEACHER, world)
+        note_other_models(Path(arguments.data.data_dir) / PAIR_MODELS, header, STUDENT + TEACHER, world)
         callbacks.append(setup_regeneration(arguments, rows, models, precision, world))
     if method.contra:
         check_field_models(arguments.contra, header, world)

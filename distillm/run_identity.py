@@ -12,8 +12,8 @@ from distillm.distributed import World
 from distillm.models import split_checkpoint
 
 RECORD = "args.json"  # a run's header (`reporting.run_header`), in the folder that it writes
-STUDENT = {"model_path", "peft_path"}
-TEACHER = {"teacher_model_path", "teacher_peft_path"}
+STUDENT = ("model_path", "peft_path")
+TEACHER = ("teacher_model_path", "teacher_peft_path")
 BLOCK, BLOCKS = 1 << 20, 64  # what a fingerprint reads of a file
 
 

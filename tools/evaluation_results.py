@@ -17,7 +17,7 @@ from tools.command_line import ToolParser, named_path
 
 KNOWN_SETS = ("dolly", "self_inst", "vicuna", "sinst", "uinst")
 # What rows of one table may differ in: their models, and how these were computed. The data are compared set by set.
-FREE_OPTIONS = STUDENT | {"precision", "global batch size"}
+FREE_OPTIONS = {*STUDENT, "precision", "global batch size"}
 
 
 @dataclass(frozen=True)
