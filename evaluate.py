@@ -35,7 +35,7 @@ from distillm.generation import DecodingSettings, Generator
 from distillm.metrics import mean_scores, score_rows
 from distillm.models import check_max_length, freeze, load_causal_lm, load_tokenizer
 from distillm.reporting import format_record, run_header
-from distillm.run_identity import STUDENT, difference, input_files
+from distillm.run_identity import STUDENT, difference, fingerprint, input_files
 
 # Prompts that are generated before their results are written: what a killed evaluation loses at most.
 PROMPTS_PER_ROUND = 20_000
@@ -115,12 +115,13 @@ def main() -> None:
 def open_jobs(arguments: EvaluationArguments, options: dict[str, Any]) -> list[Job]:
     """Return the pairs of set and seed; missing data is an error at once."""
     limit = None if arguments.num_rows == -1 else arguments.num_rows
-    models = {name: options[name] for name in STUDENT}
+    models = input_files({name: options[name] for name in STUDENT})
+    common = run_header(options, seed=0, global_batch_size=arguments.eval_batch_size, inputs=models)
     jobs = []
     for name in arguments.data_names:
         records = load_evaluation_set(arguments.data_dir, name)[:limit]
-        inputs = input_files(models) | {"data_dir": {name: Path(arguments.data_dir) / EVALUATION_SETS[name][0]}}
-        header = run_header(options, seed=0, global_batch_size=arguments.eval_batch_size, inputs=inputs)
+        rows = {name: fingerprint(Path(arguments.data_dir) / EVALUATION_SETS[name][0])}
+        header = common | {"inputs": common["inputs"] | {"data_dir": rows}}
         for seed in arguments.seeds:
             folder = Path(arguments.save) / f"{name}-{arguments.max_length}" / str(seed)
             jobs.append(Job(name, seed, folder, records, header | {"seed": seed, "data_name": name}))

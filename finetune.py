@@ -262,7 +262,10 @@ def check_field_models(contra: ContraArguments, header: dict, world: World) -> N
     for folder in filter(None, (contra.velocity_field_path, contra.projector_path)):
         other_teacher = other_models(Path(folder) / RECORD, header, TEACHER)
         if other_teacher:
-            raise UserError(f"{folder} was trained with {other_teacher}; train the velocity field for this teacher")
+            raise UserError(
+                f"{folder} was trained with {other_teacher}; train the velocity field for this teacher, "
+                f"or remove {Path(folder) / RECORD} if it is the same one"
+            )
         note_other_models(Path(folder) / RECORD, header, STUDENT, world)
 
 

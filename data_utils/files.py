@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import glob
 import json
 import os
 import re
@@ -130,33 +129,47 @@ def remove_folder(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
-    """Remove what killed processes left of this module's work directly in a folder, on one name or on all.
+    """Remove what killed processes left of this module's work directly in a folder.
 
-    A folder that was moved away for its successor, which did not come, comes back.
+    A folder that was moved away for its successor, which did not come, comes back. With a `name`, only what ended
+    processes left of that file or folder; without one, all: the folder is the caller's alone.
     """
-    pattern = "*" if name is None else glob.escape(name)
-    for retired in folder.glob(f".{pattern}.*.old"):
-        path = folder / retired.name[1:].rsplit(".", 2)[0]
-        if not path.exists():
-            os.rename(retired, path)
-    for ending in ("tmp", "old"):
-        for path in folder.glob(f".{pattern}.*.{ending}"):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+    found = [(path, re.fullmatch(r"\.(.+)\.(\d+)\.(old|tmp)", path.name)) for path in sorted(folder.iterdir())]
+    for path, match in found:
+        if match is None or (name is not None and (match[1] != name or _is_running(int(match[2])))):
+            continue
+        if match[3] == "old" and not (folder / match[1]).exists():
+            os.rename(path, folder / match[1])
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _is_running(process: int) -> bool:
+    """Say whether another process of this machine has this number."""
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keep a file or folder to this process while the block lasts, or until the process dies.
+    """Keep a file, made if there is none, to this process while the block lasts, or until the process dies.
 
     A file system that knows no locks is trusted.
 
     Raises:
         UserError: another process has it.
     """
-    descriptor = os.open(path, os.O_RDONLY)
+    # Open for writing: over NFS there is no lock otherwise.
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -176,7 +176,7 @@ def _load_adapter(model: nn.Module, path: str, trainable: bool) -> Any:
     )
     if asked != found:
         raise ValueError(f"its weights and its {ADAPTER_CONFIG} differ in {min(asked ^ found)}")
-    return adapted
+    return with_ordered_modules(adapted)
 
 
 def add_lora(model: nn.Module, rank: int, alpha: int, dropout: float) -> nn.Module:
@@ -191,10 +191,18 @@ def add_lora(model: nn.Module, rank: int, alpha: int, dropout: float) -> nn.Modu
         target_modules=["q_proj", "v_proj"],
     )
     try:
-        return get_peft_model(model, config)  # type: ignore[arg-type]
+        return with_ordered_modules(get_peft_model(model, config))  # type: ignore[arg-type]
     except ValueError as error:
         message = f"--peft lora adapts q_proj and v_proj, {type(model).__name__} has none; train it without --peft"
         raise UserError(message) from error
+
+
+def with_ordered_modules(adapted: Any) -> Any:
+    """Let an adapter write its modules in one order: PEFT has a set, whose order differs between processes."""
+    for config in adapted.peft_config.values():
+        if isinstance(config.target_modules, set):
+            config.target_modules = sorted(config.target_modules)
+    return adapted
 
 
 def enable_gradient_checkpointing(model: nn.Module) -> None:

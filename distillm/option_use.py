@@ -8,6 +8,7 @@ from typing import Any
 from data_utils.errors import UserError
 from distillm.arguments import flag
 from distillm.method import Method
+from distillm.run_folder import STATE
 from distillm.run_identity import INPUTS
 
 
@@ -62,8 +63,10 @@ def check_option_use(method: Method, options: Mapping[str, Any], given: set[str]
 
 def check_save_folder(options: Mapping[str, Any]) -> None:
     """Raise if the run would write over something that it reads."""
-    for name in INPUTS:
-        if options.get(name) and Path(options[name]).resolve() == Path(options["save"]).resolve():
+    save = Path(options["save"]).resolve()
+    for name in filter(options.get, INPUTS):
+        place = Path(options[name]).resolve()
+        if place == save or any(place.is_relative_to(save / state) for state in STATE):
             raise UserError(f"--save {options['save']} is also {flag(name)}; choose another folder for the result")
 
 

@@ -159,19 +159,23 @@ class WandbLogger:
 
     def __init__(self, folder: str | Path, configuration: Mapping[str, Any]) -> None:
         _require("wandb")
-        import wandb
-
-        identity = hashlib.sha256(str(Path(folder).resolve()).encode()).hexdigest()[:16]
-        self.run = wandb.init(id=identity, resume="allow", dir=str(folder), config=dict(configuration))
+        self.folder, self.configuration = Path(folder), dict(configuration)
+        self.run: Any = None
 
     def log(self, record: Record) -> None:
+        if self.run is None:  # not before the folder is known to be this process's
+            import wandb
+
+            identity = hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:16]
+            self.run = wandb.init(id=identity, resume="allow", dir=str(self.folder), config=self.configuration)
         self.run.log(dict(_numbers(record)), step=record["step"])
 
     def truncate_after(self, step: int) -> None:
         """Nothing to do: the run is continued under its id, and steps recorded twice are ignored there."""
 
     def close(self) -> None:
-        self.run.finish()
+        if self.run is not None:
+            self.run.finish()
 
 
 def _numbers(record: Record) -> list[tuple[str, float]]:

@@ -2,16 +2,17 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from data_utils.errors import UserError
 from data_utils.files import Writing, locked, remove_folder, remove_leftovers, write_json
 from distillm.distributed import World
-from distillm.run_identity import MODEL_FILES, RECORD, difference, matching
+from distillm.run_identity import MODEL_FILES, RECORD, difference, matching, must_agree
 
 FINISHED = "finished.json"  # written last: the result stands in the folder
+LOCK = "training.log"  # kept by the process that trains here; it is never replaced
 STATE = ("checkpoints", "checkpoint", "best")  # folders that a run continues with
 # What may differ between a run and its continuation: nothing of the result depends on it.
 FREE_OPTIONS = {
@@ -34,8 +35,9 @@ def is_finished(save: str, header: Mapping[str, Any], resume: str, world: World)
     """
     folder = Path(save)
     known = (folder / RECORD).exists()
-    if (folder / "config.json").exists() and not known:
-        raise UserError(f"{save} holds a model that is no run of this script; choose another --save")
+    foreign = [] if known else sorted(matching(folder))
+    if foreign:
+        raise UserError(f"{save} holds {foreign[0]}, which no run of this script wrote; choose another --save")
     if resume == "never":
         return False
     if any((folder / name).exists() for name in STATE) and not known:
@@ -46,7 +48,8 @@ def is_finished(save: str, header: Mapping[str, Any], resume: str, world: World)
     if known:
         _check_same_run(folder, header, finished)
     if finished and world.is_main:
-        _remove_state(folder)
+        with suppress(UserError, OSError), locked(folder / LOCK):  # the process that finished it may be at that, too
+            _remove_state(folder)
     return finished
 
 
@@ -62,9 +65,11 @@ def open_run(save: str, header: Mapping[str, Any], resume: str, world: World) ->
         if world.is_main:
             with Writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-                until_the_end.enter_context(locked(folder))
+                until_the_end.enter_context(locked(folder / LOCK))
                 if resume == "never":
                     _forget(folder)
+                elif (folder / RECORD).exists():
+                    _check_still_open(folder, header)
                 remove_leftovers(folder)
                 write_json(folder / RECORD, header)
         world.barrier()
@@ -75,9 +80,9 @@ def _forget(folder: Path) -> None:
     """Remove what an earlier run left, its model too; `args.json`, which says whose the folder is, is replaced."""
     _remove_state(folder)
     (folder / FINISHED).unlink(missing_ok=True)
-    models = MODEL_FILES if (folder / RECORD).exists() else ()
-    for path in matching(folder, (*models, "log.jsonl", "training.log")).values():
+    for path in matching(folder, (*(MODEL_FILES if (folder / RECORD).exists() else ()), "log.jsonl")).values():
         path.unlink()
+    (folder / LOCK).write_text("")
 
 
 def _remove_state(folder: Path) -> None:
@@ -87,16 +92,22 @@ def _remove_state(folder: Path) -> None:
         remove_folder(folder / name)
 
 
+def _check_still_open(folder: Path, header: Mapping[str, Any]) -> None:
+    """Raise if another process began or finished something here while this one loaded its models."""
+    finished = (folder / FINISHED).exists()
+    _check_same_run(folder, header, finished)
+    if finished:
+        raise UserError(f"another process has just finished {folder}: run the same command again")
+
+
 def _check_same_run(folder: Path, header: Mapping[str, Any], finished: bool) -> None:
-    # What goes on must compute as it began; `auto` may mean something else on another machine.
-    free = FREE_OPTIONS if finished else FREE_OPTIONS | {"precision"}
     try:
         saved = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        other = difference(saved, header, lambda name: name not in free)
-        if other is None and not finished and saved["precision"] != header["precision"]:
-            other = f"precision {saved['precision']}, not {header['precision']}"
+        other = difference(saved, header, must_agree(header, FREE_OPTIONS, finished))
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / RECORD} is broken; start again with --resume never") from error
+        raise UserError(
+            f"{folder / RECORD} is broken; choose another --save, or start afresh with --resume never"
+        ) from error
     if other is not None:
         raise UserError(
             f"{folder} holds a run with {other}; choose another --save, or start afresh with --resume never"

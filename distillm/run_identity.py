@@ -26,9 +26,10 @@ MODEL_FILES = (
 )
 
 
-def matching(folder: str | Path, patterns: Sequence[str]) -> dict[str, Path]:
+def matching(folder: str | Path, patterns: Sequence[str] = MODEL_FILES) -> dict[str, Path]:
     """Return the files of a folder that match one of the patterns, by name; none of what is no folder."""
-    return {path.name: path for pattern in patterns for path in sorted(Path(folder).glob(pattern))}
+    paths = (path for pattern in patterns for path in sorted(Path(folder).glob(pattern)))
+    return {path.name: path for path in paths if path.is_file()}
 
 
 def store_files(folder: str) -> dict[str, Path]:
@@ -36,16 +37,17 @@ def store_files(folder: str) -> dict[str, Path]:
 
 
 def model_files(folder: str) -> dict[str, Path]:
-    """Return the files of a local checkpoint, an adapter's base model included; a hub id stands for itself."""
+    """Return the files of a checkpoint, with those of the base model if it is an adapter; a hub id has none."""
     base, _ = split_checkpoint(folder)
-    below = {} if base == folder else {f"base {name}": path for name, path in matching(base, MODEL_FILES).items()}
-    return matching(folder, MODEL_FILES) | below
+    below = {} if base == folder else {f"base {name}": path for name, path in matching(base).items()}
+    return matching(folder) | below
 
 
 # Of the options that name files: which files a run reads there.
 INPUTS: dict[str, Callable[[str], dict[str, Path]]] = {
     **dict.fromkeys(("data_dir", "lm_data_dir", "gt_data_dir"), store_files),
-    **dict.fromkeys((*STUDENT, *TEACHER, "velocity_field_path", "projector_path"), model_files),
+    **dict.fromkeys(("model_path", "teacher_model_path"), model_files),
+    **dict.fromkeys(("peft_path", "teacher_peft_path", "velocity_field_path", "projector_path"), matching),
 }
 
 
@@ -66,9 +68,11 @@ def fingerprint(path: Path) -> str:
     return f"{size}:{digest.hexdigest()[:16]}"
 
 
-def identity(header: Mapping[str, Any]) -> dict[str, Any]:
+def identity(header: Mapping[str, Any], parts: Collection[str] = ("inputs", "precision")) -> dict[str, Any]:
     """Return what two headers of the same run share; an option that names files stands for what they hold."""
-    return header["arguments"] | header["inputs"] | {"global batch size": header["global_batch_size"]}
+    same = header["arguments"] | {"global batch size": header["global_batch_size"]}
+    same |= header["inputs"] if "inputs" in parts else {}
+    return same | ({"computed precision": header["precision"]} if "precision" in parts else {})
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any], matters: Callable[[str], bool]) -> str | None:
@@ -77,12 +81,25 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any], matters: Calla
     Raises:
         KeyError, TypeError: one of them is no header.
     """
-    theirs, ours = identity(before), identity(now)
+    # An evaluation has no precision of its own, and records of an older version know no inputs.
+    parts = [part for part in ("inputs", "precision") if part in before and part in now]
+    theirs, ours = identity(before, parts), identity(now, parts)
     for name in filter(matters, sorted(theirs.keys() | ours.keys())):
         if theirs.get(name) != ours.get(name):
             was, is_now = before["arguments"].get(name, theirs.get(name)), now["arguments"].get(name, ours.get(name))
             return f"{name} {was}, not {is_now}" if was != is_now else f"another content of {name} {is_now}"
     return None
+
+
+def must_agree(header: Mapping[str, Any], free: Collection[str], finished: bool) -> Callable[[str], bool]:
+    """Return what matters to a run that is done or goes on, but for its `free` options.
+
+    What goes on must compute as it began; `auto` does not ask that of what is finished, on whatever machine.
+    """
+    ignored = {*free, "precision"}  # a word: what it came to counts
+    if finished and header["arguments"]["precision"] == "auto":
+        ignored.add("computed precision")
+    return lambda name: name not in ignored
 
 
 def other_models(record: Path, header: Mapping[str, Any], names: Collection[str]) -> str | None:

@@ -57,7 +57,7 @@ class Validator:
         if not math.isfinite(scores["dev_loss"]):
             raise UserError(
                 f"the dev loss after step {step} is {scores['dev_loss']:g}; "
-                "the last checkpoint stands: lower --lr, choose another --precision, or look at the dev rows"
+                "what was saved before still stands; lower --lr, choose another --precision, or look at the dev rows"
             )
         if self.settings.generate:
             scores |= self._generation_scores(student, step)

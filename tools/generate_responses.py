@@ -37,7 +37,7 @@ from distillm.engine import DTYPES, PRECISIONS, autocast, resolve_precision
 from distillm.generation import DecodingSettings, Generator
 from distillm.models import freeze, load_causal_lm, load_tokenizer
 from distillm.reporting import progress, run_header
-from distillm.run_identity import STUDENT, difference, input_files
+from distillm.run_identity import STUDENT, difference, input_files, must_agree
 
 # Batches on every rank between two writes: what a killed run loses at most.
 BATCHES_PER_ROUND = 4
@@ -83,21 +83,21 @@ def main() -> None:
     (arguments, decoding), _ = parse_arguments([ResponseArguments, DecodingArguments], __doc__ or "")
     prompts = read_prompts(arguments)
     output, partial, record = (Path(arguments.output + ending) for ending in ("", ".partial", ".args.json"))
-    header = describe(arguments, decoding)
+    world = join_world()
+    header = describe(arguments, decoding) | {"precision": resolve_precision(arguments.precision, world.device)}
     if output.exists() or partial.exists():
         check_same_responses(record, header, output)
     if output.exists():
         print(f"{output} stands: nothing to do")
+        leave_world(world)
         return
-    world = join_world()
     make = vllm_responder if arguments.vllm else transformers_responder
     respond = make(arguments, decoding, world)
     with ExitStack() as until_the_end:
         if world.is_main:
             with Writing(partial):
                 partial.parent.mkdir(parents=True, exist_ok=True)
-                partial.touch()
-            until_the_end.enter_context(locked(partial))
+                until_the_end.enter_context(locked(partial))
         world.barrier()
         done = resume(partial, prompts, world)
         if world.is_main:
@@ -144,7 +144,7 @@ def check_same_responses(record: Path, header: dict[str, Any], output: Path) -> 
         return
     try:
         saved = json.loads(record.read_text(encoding="utf-8"))
-        other = difference(saved, header, lambda name: name != "global batch size")
+        other = difference(saved, header, must_agree(header, {"global batch size"}, output.exists()))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{record} is broken; remove it and {output}* to start again") from error
     if other is not None:

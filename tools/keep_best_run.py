@@ -5,7 +5,7 @@
 
 compares the scores that `finetune.py` selected each run's model by (ROUGE-L on the dev set with --eval-gen, else
 minus the dev loss): the test sets have no say. The copy is a complete save folder, with `args.json` and the logs; it
-replaces an earlier copy, nothing else.
+replaces a finished run, nothing else.
 """
 
 import json
@@ -34,7 +34,7 @@ def dev_score(run: Path) -> float:
 
 
 def check_save(save: Path, runs: Sequence[Path]) -> None:
-    """Raise if the copy would remove one of the runs, or something other than an earlier copy."""
+    """Raise if the copy would remove one of the runs, or something other than a finished run."""
     place = save.resolve()
     for run in runs:
         source = run.resolve()
@@ -46,7 +46,9 @@ def check_save(save: Path, runs: Sequence[Path]) -> None:
 def main() -> None:
     parser = ToolParser(__doc__)
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="save folders of finished runs")
-    parser.add_argument("--save", type=Path, required=True, help="folder for the copy; an earlier one is replaced")
+    parser.add_argument(
+        "--save", type=Path, required=True, help="folder for the copy; a finished run there is replaced"
+    )
     options = parser.parse_args()
 
     check_save(options.save, options.runs)

@@ -6,7 +6,7 @@ import pytest
 
 from data_utils.errors import UserError
 from distillm import run_identity
-from distillm.run_identity import STUDENT, TEACHER, difference, fingerprint, input_files, other_models
+from distillm.run_identity import STUDENT, TEACHER, difference, fingerprint, input_files, must_agree, other_models
 
 
 def header(inputs=None, batch=16, **arguments):
@@ -70,11 +70,13 @@ def test_the_inputs_of_a_run_are_what_its_options_name(tmp_path):
     )
     options = {"data_dir": tmp_path / "pairs", "gt_data_dir": tmp_path / "store", "lm_data_dir": None, "lr": 0.1}
     options |= {"model_path": str(tmp_path / "adapter"), "teacher_model_path": "owner/a-hub-id"}
-    options |= {"velocity_field_path": str(tmp_path / "pickled")}
+    options |= {"velocity_field_path": str(tmp_path / "pickled"), "peft_path": str(tmp_path / "adapter")}
+    (tmp_path / "adapter" / "vocabulary of a folder").mkdir()
     assert {name: sorted(files) for name, files in input_files(options).items()} == {
         "data_dir": folders["pairs/train"],
         "gt_data_dir": sorted(folders["store"]),
         "model_path": sorted([*folders["adapter"], *(f"base {name}" for name in model)]),
+        "peft_path": sorted(folders["adapter"]),  # its base is `model_path`, wherever it was when it was trained
         "velocity_field_path": sorted(folders["pickled"]),
         "teacher_model_path": [],
     }
@@ -98,6 +100,23 @@ def test_files_are_compared_by_content_and_not_by_where_they_lie():
     assert difference(ours, other, everything) == "model_path ./models/a, not /work/models/a"
     for changed in (other, gone):
         assert difference(there, changed, everything) == "another content of model_path /work/models/a"
+
+
+def test_bug_a_record_of_an_older_version_was_broken():
+    """It knows no inputs: the options are compared."""
+    now = header({"model_path": {"model.safetensors": "1:a"}}, model_path="a", lr=0.1) | {"precision": "fp32"}
+    before = {"arguments": now["arguments"], "global_batch_size": 16, "data": {}}
+    assert difference(before, now, everything) is None
+    assert difference(before | {"arguments": {"model_path": "b", "lr": 0.1}}, now, everything) == "model_path b, not a"
+
+
+def test_what_goes_on_computes_as_it_began_and_what_is_finished_is_as_it_was_asked_for():
+    def differs(asked, finished):
+        before, now = (header(precision=asked) | {"precision": computed} for computed in ("bf16", "fp32"))
+        return difference(before, now, must_agree(now, {"lr"}, finished))
+
+    assert differs("auto", finished=True) is None
+    assert differs("auto", finished=False) == differs("fp32", finished=True) == "computed precision bf16, not fp32"
 
 
 def test_what_was_made_with_another_teacher_is_said_and_without_a_record_it_is_trusted(tmp_path):

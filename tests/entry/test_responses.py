@@ -13,7 +13,6 @@ from distillm.generation import Generator
 from tools import build_response_pairs, generate_responses
 
 ROOMS = ["--max-prompt-length", "48", "--max-new-tokens", "16"]
-STEPS_PER_EPOCH = 6  # 26 pairs in steps of 4
 
 
 @pytest.fixture(scope="session")

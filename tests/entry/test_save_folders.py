@@ -1,13 +1,16 @@
 """A run writes into a folder of its own, and goes on only with what it began with."""
 
+import os
 import shutil
+import signal
+import time
 
 import pytest
 
 import finetune
 import train_velocity_field
 from distillm.trainer import Trainer
-from tests.entry.conftest import exchange_weights
+from tests.entry.conftest import call, exchange_weights, in_child, wait_for
 
 
 def test_another_runs_save_folder(world, train, refused, tmp_path):
@@ -40,7 +43,11 @@ def test_a_run_never_writes_over_a_model_that_it_reads(refused, world, tmp_path)
 
 def test_a_run_never_writes_into_a_folder_with_a_model_of_someone_else(refused, world, tmp_path):
     model = shutil.copytree(world.teacher, tmp_path / "model")
-    refused(finetune.main, world.training(model), model, "holds a model that is no run of this script")
+    refused(finetune.main, world.training(model), model, "config.json, which no run of this script wrote")
+    for name in ("adapter_config.json", "train_0.bin", "velocity_field.json"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+        refused(finetune.main, world.training(tmp_path / name), tmp_path / name, f"{name}, which no run")
 
 
 def test_a_store_rebuilt_from_other_data_does_not_continue_an_old_run(refused, train, world, tmp_path):
@@ -105,7 +112,7 @@ def test_a_run_does_not_go_on_in_another_precision_and_a_finished_one_does_not_m
         patch.setattr(finetune, "resolve_precision", lambda precision, device: "bf16")
         run_killed(finetune.main, options, Trainer, "_train_step", 4)
     monkeypatch.setattr(finetune, "resolve_precision", lambda precision, device: "fp32")
-    refused(finetune.main, options, save, "precision bf16, not fp32")
+    refused(finetune.main, options, save, "computed precision bf16, not fp32")
     assert run(finetune.main, [*options, "--resume", "never"]).status == 0
     monkeypatch.setattr(finetune, "resolve_precision", lambda precision, device: "bf16")
     assert "nothing to do" in run(finetune.main, options).out
@@ -123,6 +130,69 @@ def test_bug_two_runs_wrote_into_one_folder(refused, run, world, tmp_path, monke
 
     monkeypatch.setattr(Trainer, "_train_step", train_step)
     assert run(finetune.main, options).status == 0 and second
+
+
+def test_a_run_waits_for_no_process_that_still_writes_and_goes_on_when_that_has_been_killed(
+    refused, run, world, contents, tmp_path, monkeypatch
+):
+    save, whole = tmp_path / "run", tmp_path / "whole"
+
+    def options(save):
+        return world.training(save, "--save-interval", 2, "--total-iters", 6)
+
+    assert run(finetune.main, options(whole)).status == 0
+    original = Trainer._train_step
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Trainer, "_train_step", lambda trainer, step: time.sleep(60 * (step == 4)) or original(trainer, step)
+        )
+        child = in_child(lambda: call(finetune.main, options(save)))
+    latest, ends = save / "checkpoints" / "latest", time.monotonic() + 60
+    while not latest.exists() and time.monotonic() < ends:
+        time.sleep(0.05)
+    refused(finetune.main, options(save), save, "another process writes to")
+    os.kill(child, signal.SIGKILL)
+    assert wait_for(child) == -signal.SIGKILL
+    assert run(finetune.main, options(save)).status == 0
+    assert contents(save)["log.jsonl"] == contents(whole)["log.jsonl"]
+    assert contents(save)["model.safetensors"] == contents(whole)["model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        ([], "another process has just finished it"),
+        (["--do-train", "false"], "it holds a run with do_train False, not True"),
+    ],
+)
+def test_bug_a_run_overwrote_what_another_process_did_while_it_loaded_its_models(
+    others, words, run, world, monkeypatch, tmp_path
+):
+    save, original = tmp_path / "run", finetune.setup
+    options = world.training(save, "--total-iters", 1)
+
+    def setup(*arguments):
+        with monkeypatch.context() as patch:
+            patch.setattr(finetune, "setup", original)
+            assert wait_for(in_child(lambda: call(finetune.main, [*options, *others]))) == 0
+        trainer = original(*arguments)
+        seen.update(contents_of(save))
+        return trainer
+
+    def contents_of(folder):
+        return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+    seen = {}
+    monkeypatch.setattr(finetune, "setup", setup)
+    outcome = run(finetune.main, options)
+    assert outcome.status == 1 and f".py: error: {words}" in outcome.err.replace(str(save), "it")
+    assert contents_of(save) == seen != {}
+
+
+def test_a_model_in_the_state_that_starting_afresh_removes_is_not_read(refused, world, tmp_path):
+    best = shutil.copytree(world.student, tmp_path / "run" / "best")
+    options = world.training(tmp_path / "run", "--resume", "never", student=best)
+    refused(finetune.main, options, tmp_path / "run", "is also --model-path")
 
 
 def test_bug_what_starts_afresh_kept_the_model_of_another_kind(train, run_killed, world, contents, tmp_path):

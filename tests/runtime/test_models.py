@@ -321,6 +321,15 @@ def test_fresh_lora_adapts_queries_and_values_only_and_changes_nothing_at_first(
     torch.testing.assert_close(logits(model), before)
 
 
+def test_bug_the_folder_of_an_adapter_named_its_modules_in_the_order_of_the_process(llama_folder, tmp_path):
+    add_lora(make_llama(16, 4), 4, 12, 0.0).save_pretrained(tmp_path / "one")
+    model = load_causal_lm(str(llama_folder), adapter_path=str(tmp_path / "one"), trainable_adapter=True)
+    model.save_pretrained(tmp_path / "two")
+    for name in ("one", "two"):
+        settings = json.loads((tmp_path / name / "adapter_config.json").read_text())
+        assert settings["target_modules"] == ["q_proj", "v_proj"]
+
+
 def test_bug_lora_on_a_model_without_query_projections_is_one_line():
     """PEFT's ValueError came through as a traceback."""
     with pytest.raises(UserError) as error:
