@@ -68,7 +68,12 @@ def fingerprint(path: Path) -> str:
     return f"{size}:{digest.hexdigest()[:16]}"
 
 
-def identity(header: Mapping[str, Any], parts: Collection[str] = ("inputs", "precision")) -> dict[str, Any]:
+def known_parts(header: Mapping[str, Any]) -> set[str]:
+    """Return what a header tells beside options: an evaluation has no precision, an older version knew no inputs."""
+    return {part for part in ("inputs", "precision") if part in header}
+
+
+def identity(header: Mapping[str, Any], parts: Collection[str]) -> dict[str, Any]:
     """Return what two headers of the same run share; an option that names files stands for what they hold."""
     same = header["arguments"] | {"global batch size": header["global_batch_size"]}
     same |= header["inputs"] if "inputs" in parts else {}
@@ -81,8 +86,7 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any], matters: Calla
     Raises:
         KeyError, TypeError: one of them is no header.
     """
-    # An evaluation has no precision of its own, and records of an older version know no inputs.
-    parts = [part for part in ("inputs", "precision") if part in before and part in now]
+    parts = known_parts(before) & known_parts(now)
     theirs, ours = identity(before, parts), identity(now, parts)
     for name in filter(matters, sorted(theirs.keys() | ours.keys())):
         if theirs.get(name) != ours.get(name):

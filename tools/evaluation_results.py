@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from data_utils.errors import Reading, UserError
-from distillm.run_identity import RECORD, STUDENT, difference, identity
+from distillm.run_identity import RECORD, STUDENT, difference, identity, known_parts
 from tools.command_line import ToolParser, named_path
 
 KNOWN_SETS = ("dolly", "self_inst", "vicuna", "sinst", "uinst")
@@ -158,7 +158,7 @@ def read_header(record: Path) -> dict[str, Any] | None:
         return None
     with Reading(str(record), "; evaluate again"):
         header: dict[str, Any] = json.loads(record.read_bytes())
-        identity(header)  # what is no header raises
+        identity(header, known_parts(header))  # what is no header raises
     return header
 
 

@@ -6,6 +6,7 @@ import re
 import resource
 import shutil
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ import finetune
 import train_velocity_field
 from contra import field_files
 from data_utils import files
-from distillm import checkpoint, engine, reporting
+from distillm import checkpoint, engine, reporting, run_folder
 from distillm.checkpoint import Checkpoints
 from tests.entry.conftest import in_child, wait_for
 from tools import generate_responses, keep_best_run
@@ -237,6 +238,7 @@ def test_a_run_whose_disk_becomes_read_only_goes_on_when_it_is_writable(
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", save_on_read_only)
+        patch.setattr(run_folder, "locked", lambda path: nullcontext())  # no disk is remounted under an open file
         outcome = run(finetune.main, options(save))
     assert_one_line(outcome, save / "checkpoints/step-00000008", "Read-only file system", "make it writable")
     assert_one_line(run(finetune.main, options(save)), save, "Read-only file system")
