@@ -46,7 +46,7 @@ class Writing:
         self.path = path
 
     def __enter__(self) -> None:
-        pass
+        """Nothing is opened."""
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         number = disk_error(error)
@@ -173,10 +173,9 @@ def locked(path: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process writes to {path}: wait until it ends, or stop it") from None
-        except OSError:
-            pass  # no locks here
+        except OSError as error:  # any other than this one: no locks here
+            if isinstance(error, BlockingIOError):
+                raise UserError(f"another process writes to {path}: wait until it ends, or stop it") from None
         yield
     finally:
         os.close(descriptor)

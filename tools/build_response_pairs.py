@@ -72,6 +72,8 @@ def models_of(folder: Path) -> dict[str, Any] | None:
             return None
         with Reading(str(path), f"; generate {path.name.removesuffix('.args.json')} anew"):
             saved = json.loads(path.read_bytes())
+            if "inputs" not in saved:  # of an older version
+                return None
             for part in ("arguments", "inputs"):
                 record[part] |= {prefix + name: saved[part][name] for name in STUDENT if name in saved[part]}
     return record

@@ -153,8 +153,6 @@ def check_same_responses(record: Path, header: dict[str, Any], output: Path) -> 
 
 def resume(partial: Path, prompts: list[str], world: World) -> int:
     """Return how many rows an interrupted run has written; a torn last line is cut off."""
-    if not partial.exists():
-        return 0
     complete = partial.read_bytes().split(b"\n")[:-1]
     try:
         written = [json.loads(line)["prompt"] for line in complete]
