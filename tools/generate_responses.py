@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data_utils.errors import UserError, run_as_script
 from data_utils.files import Writing, fsync_path, locked, remove_leftovers, write_json
 from data_utils.instructions import read_jsonl
-from data_utils.prompts import encode_prompt, format_prompt
+from data_utils.prompts import encode_prompt, prompt_of
 from distillm.arguments import (
     DecodingArguments,
     merged,
@@ -124,8 +124,8 @@ def answer(prompts: list[str], done: int, partial: Path, respond: Responder, bat
 
 
 def read_prompts(arguments: ResponseArguments) -> list[str]:
-    """Return the templated prompts to answer."""
-    prompts = [record.get("prompt") or format_prompt(record) for record in read_jsonl(arguments.data)]
+    """Return the prompts to answer."""
+    prompts = [prompt_of(record) for record in read_jsonl(arguments.data)]
     if not prompts:
         raise UserError(f"{arguments.data} holds no record")
     return prompts if arguments.train_num == -1 else prompts[: arguments.train_num]
