@@ -19,7 +19,8 @@ from tools.process_data_dolly import encode_source, read_sources, write_split
 
 OUTPUT = TEXT | st.lists(TEXT, min_size=1, max_size=3)
 SOUND = st.fixed_dictionaries(
-    {"instruction": TEXT, "output": OUTPUT}, optional={"input": TEXT | st.none(), "id": JUNK, "prompt": TEXT | st.none()}
+    {"instruction": TEXT, "output": OUTPUT},
+    optional={"input": TEXT | st.none(), "id": JUNK, "prompt": TEXT | st.none()},
 )
 WILD = st.fixed_dictionaries(
     {},

@@ -16,10 +16,7 @@ from data_utils.store_meta import check_tokenizer
 from tools import process_data_dolly, process_data_pretrain, processing
 from tools.generate_responses import ResponseArguments, read_prompts
 
-TRAIN = [
-    {"instruction": "Add.", "input": f"{i} and {i} 🙂", "output": str(2 * i)}
-    for i in range(150)
-]
+TRAIN = [{"instruction": "Add.", "input": f"{i} and {i} 🙂", "output": str(2 * i)} for i in range(150)]
 DEV = [{"instruction": "Name " + "a very long list " * 40, "output": ["first", "second"]}, {**TRAIN[0], "input": None}]
 
 
