@@ -108,7 +108,7 @@ class InstructionDataset(Sequence[Row]):
         return references(self._record(index))
 
     def prompt_text(self, index: int) -> str:
-        """Return the filled template of row `index`."""
+        """Return the prompt of row `index`."""
         return self._record(index)["prompt"]
 
     def _record(self, index: int) -> Record:
