@@ -11,7 +11,7 @@ import numpy as np
 from data_utils.batching import Row
 from data_utils.errors import UserError
 from data_utils.indexed_dataset import IndexedDataset, separator
-from data_utils.prompts import format_prompt
+from data_utils.prompts import prompt_of
 
 Record = dict[str, Any]
 
@@ -46,7 +46,7 @@ def references(record: Record) -> list[str]:
 
 
 def load_evaluation_set(data_dir: str | Path, name: str) -> list[Record]:
-    """Return the records of a test set, each with a `prompt`: its own if it has one, else the template."""
+    """Return the records of a test set, each with a `prompt`."""
     if name not in EVALUATION_SETS:
         raise UserError(f"unknown evaluation set {name!r}: choose from {', '.join(EVALUATION_SETS)}")
     relative_path, max_rows = EVALUATION_SETS[name]
@@ -54,7 +54,7 @@ def load_evaluation_set(data_dir: str | Path, name: str) -> list[Record]:
     records = [record for _, record in islice(iterate_jsonl(path), max_rows)]
     if not records:
         raise UserError(f"{path} holds no record")
-    return [{**record, "prompt": record.get("prompt") or format_prompt(record)} for record in records]
+    return [{**record, "prompt": prompt_of(record)} for record in records]
 
 
 class InstructionDataset(Sequence[Row]):
@@ -108,7 +108,7 @@ class InstructionDataset(Sequence[Row]):
         return references(self._record(index))
 
     def prompt_text(self, index: int) -> str:
-        """Return the filled template of row `index`."""
+        """Return the prompt of row `index`."""
         return self._record(index)["prompt"]
 
     def _record(self, index: int) -> Record:

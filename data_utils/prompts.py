@@ -28,6 +28,11 @@ def format_prompt(record: Mapping[str, Any]) -> str:
     return template.format(instruction=record["instruction"], input=record.get("input"))
 
 
+def prompt_of(record: Mapping[str, Any]) -> str:
+    """Return a record's own `prompt`, unchanged, or the filled template if it has none."""
+    return record.get("prompt") or format_prompt(record)
+
+
 def encode_text(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     """Return the ids of `text` alone, without BOS or EOS, however long it is."""
     return tokenizer.encode(text, add_special_tokens=False, verbose=False)

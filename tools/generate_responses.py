@@ -5,7 +5,8 @@
 
 Output: one line a row of the input, in order: `prompt`, `generated_text`. Under torchrun every rank answers its share.
 A killed run continues with the first row that it had not written; `<output>.args.json` says what it was made of, so
-that other options, weights or prompts are refused. `--vllm` uses vLLM, where that is installed.
+that other options, weights or prompts are refused. `--vllm` uses vLLM, where that is installed: in one process, on a
+whole model, and without --no-repeat-ngram-size, which vLLM lacks.
 """
 
 import json
@@ -19,10 +20,11 @@ from typing import Any, Protocol
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_utils.errors import UserError, run_as_script
+from data_utils.errors import UserError, reason, run_as_script
 from data_utils.files import Writing, fsync_path, locked, remove_leftovers, write_json
 from data_utils.instructions import read_jsonl
-from data_utils.prompts import encode_prompt, format_prompt
+from data_utils.prompts import encode_prompt, prompt_of
+from data_utils.randomness import keyed_seed
 from distillm.arguments import (
     DecodingArguments,
     merged,
@@ -35,7 +37,7 @@ from distillm.arguments import (
 from distillm.distributed import World, join_world, leave_world
 from distillm.engine import DTYPES, PRECISIONS, autocast, resolve_precision
 from distillm.generation import DecodingSettings, Generator
-from distillm.models import freeze, load_causal_lm, load_tokenizer
+from distillm.models import freeze, load_causal_lm, load_tokenizer, split_checkpoint
 from distillm.reporting import progress, run_header
 from distillm.run_identity import STUDENT, difference, input_files, must_agree
 
@@ -124,8 +126,8 @@ def answer(prompts: list[str], done: int, partial: Path, respond: Responder, bat
 
 
 def read_prompts(arguments: ResponseArguments) -> list[str]:
-    """Return the templated prompts to answer."""
-    prompts = [record.get("prompt") or format_prompt(record) for record in read_jsonl(arguments.data)]
+    """Return the prompts to answer."""
+    prompts = [prompt_of(record) for record in read_jsonl(arguments.data)]
     if not prompts:
         raise UserError(f"{arguments.data} holds no record")
     return prompts if arguments.train_num == -1 else prompts[: arguments.train_num]
@@ -216,10 +218,20 @@ def vllm_responder(arguments: ResponseArguments, decoding: DecodingArguments, wo
         from vllm import LLM, SamplingParams
     except ImportError as error:
         raise UserError("--vllm was given, but vLLM is not installed: pip install vllm, or leave it out") from error
-    if world.size > 1 or arguments.peft_path is not None:
-        raise UserError("--vllm runs in one process on a plain model: leave out torchrun and --peft-path")
+    _, adapter = split_checkpoint(arguments.model_path, arguments.peft_path)
+    if world.size > 1 or adapter is not None:
+        raise UserError("--vllm runs in one process on a whole model: leave out torchrun, and give no adapter")
+    if decoding.no_repeat_ngram_size:
+        raise UserError(
+            f"vLLM cannot do --no-repeat-ngram-size {decoding.no_repeat_ngram_size}: leave out that option, or --vllm"
+        )
     tokenizer = load_tokenizer(arguments.model_path)
-    engine = LLM(arguments.model_path, seed=arguments.seed)
+    dtype = DTYPES[resolve_precision(arguments.precision, world.device)]
+    length = arguments.max_prompt_length + arguments.max_new_tokens
+    try:
+        engine = LLM(arguments.model_path, dtype=str(dtype).removeprefix("torch."), max_model_len=length)
+    except ValueError as error:
+        raise UserError(f"vLLM cannot load {arguments.model_path}: {reason(error)}") from error
 
     def respond(prompts: list[str], row_ids: list[int]) -> list[str]:
         encoded = [encode_prompt(tokenizer, prompt, arguments.max_prompt_length) for prompt in prompts]
@@ -230,7 +242,7 @@ def vllm_responder(arguments: ResponseArguments, decoding: DecodingArguments, wo
                 top_k=decoding.top_k or -1,
                 repetition_penalty=decoding.repetition_penalty,
                 max_tokens=arguments.max_new_tokens,
-                seed=arguments.seed + row,
+                seed=keyed_seed(arguments.seed, "response", row),
             )
             for row in row_ids
         ]

@@ -4,7 +4,9 @@
         --processed-data-dir processed_data/dolly/full/gpt2
 
 reads train.jsonl and dev.jsonl of the data folder when both exist, else raw.jsonl, whose first --dev-num
-rows are the validation split. Writes {train,valid}_0.{bin,idx}, {train,valid}.jsonl, meta.json: all or none.
+rows are the validation split. A record's own `prompt` is used as it is; one without gets the template. Rows are
+counted that lose something: of a prompt above --max-prompt-length its middle, here; of a row above --max-length the
+end of its response, in training. Writes {train,valid}_0.{bin,idx}, {train,valid}.jsonl, meta.json: all or none.
 The same input and options give the same bytes, with any number of workers.
 """
 
@@ -24,7 +26,7 @@ from tqdm import tqdm
 from data_utils.errors import UserError, run_as_script
 from data_utils.indexed_dataset import IndexedDatasetWriter, separator, token_dtype
 from data_utils.instructions import Record, iterate_jsonl, references
-from data_utils.prompts import encode_example, encode_prompt, format_prompt
+from data_utils.prompts import encode_example, encode_prompt, prompt_of
 from data_utils.store_meta import vocabulary_size
 from tools.processing import (
     map_in_order,
@@ -47,12 +49,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Example:
-    """An encoded record: sidecar fields, prompt ids, response ids with EOS, whether the prompt was cut."""
+    """An encoded record: sidecar fields, prompt ids, response ids with EOS, and which of the two loses ids."""
 
     fields: Record
     prompt: list[int]
     response: list[int]
-    truncated: bool
+    prompt_is_cut: bool
+    response_is_cut: bool
 
 
 @dataclass
@@ -62,6 +65,7 @@ class Counts:
     rows: int = 0
     tokens: int = 0
     truncated_prompts: int = 0
+    truncated_responses: int = 0
 
 
 def read_split(path: Path, start: int | None, stop: int | None) -> list[Source]:
@@ -91,7 +95,7 @@ def read_sources(
 
 def encode_source(source: Source, tokenizer: Any, max_prompt_length: int, max_length: int) -> Example:
     """Encode one record, with the first of its references as response."""
-    prompt_text = format_prompt(source.record)
+    prompt_text = prompt_of(source.record)
     prompt, response = encode_example(tokenizer, prompt_text, references(source.record)[0], max_prompt_length)
     if len(prompt) >= max_length:
         raise UserError(
@@ -99,14 +103,15 @@ def encode_source(source: Source, tokenizer: Any, max_prompt_length: int, max_le
             f"{max_length}: lower --max-prompt-length {max_prompt_length}"
         )
     # only a prompt of exactly the limit may have been cut
-    truncated = len(prompt) == max_prompt_length and prompt != encode_prompt(tokenizer, prompt_text, sys.maxsize)
+    prompt_is_cut = len(prompt) == max_prompt_length and prompt != encode_prompt(tokenizer, prompt_text, sys.maxsize)
     record = source.record
     fields = {
         "instruction": record["instruction"],
         "input": record.get("input") or "",
         "output": record["output"],
     }
-    return Example({**fields, "prompt": prompt_text}, prompt, response, truncated)
+    response_is_cut = len(prompt) + len(response) > max_length
+    return Example({**fields, "prompt": prompt_text}, prompt, response, prompt_is_cut, response_is_cut)
 
 
 def write_split(folder: Path, split: str, examples: Iterable[Example], dtype: Any) -> Counts:
@@ -122,7 +127,8 @@ def write_split(folder: Path, split: str, examples: Iterable[Example], dtype: An
             lines.write(json.dumps(example.fields, ensure_ascii=False) + "\n")
             counts.rows += 1
             counts.tokens += len(example.prompt) + len(example.response)
-            counts.truncated_prompts += example.truncated
+            counts.truncated_prompts += example.prompt_is_cut
+            counts.truncated_responses += example.response_is_cut
     return counts
 
 

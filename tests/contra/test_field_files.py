@@ -67,6 +67,16 @@ def test_a_missing_file_is_named(saved, name):
         load_field(saved[0], saved[0], **SIZES)
 
 
+@pytest.mark.parametrize("name", ["velocity_field.pth", "projector.pth"])
+def test_a_file_of_published_code_is_refused_in_one_line_that_says_what_is_expected(saved, name, tmp_path):
+    torch.save(saved[1].state_dict(), tmp_path / name)
+    folders = [tmp_path / name, saved[0]]
+    for order in (folders, folders[::-1]):
+        with pytest.raises(UserError, match=f"{name} is a file; expected a folder written by train_velo") as error:
+            load_field(*order, **SIZES)
+        assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("content", ["{", "[1]", json.dumps({"hidden_size": 6, "num_pairs": 3})])
 def test_a_damaged_description_is_one_clear_line(saved, content):
     (saved[0] / "velocity_field.json").write_text(content)

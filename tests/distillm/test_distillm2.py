@@ -77,6 +77,22 @@ def test_values_and_gradient_equal_a_float64_reference(version, beta, alpha_1, a
     np.testing.assert_allclose(gradient, slopes, rtol=1e-4, atol=2e-6)
 
 
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_logits_of_half_precision_are_compared_in_fp32(version, dtype):
+    student, teacher = (torch.tensor(random_logits(seed)).to(dtype) for seed in (1, 2))
+    labels = torch.tensor(LABELS)
+    losses = contrastive_loss(student, teacher, labels, version=version)
+    assert torch.equal(losses, contrastive_loss(student.float(), teacher.float(), labels, version=version))
+
+
+def test_v1_treats_both_sides_alike_and_is_not_v2_with_beta_1():
+    sides = pair_divergences("v1", beta=1.0)
+    student, teacher = (torch.tensor(random_logits(seed)[0]).float() for seed in (1, 2))
+    assert torch.equal(sides.chosen(student, teacher), sides.rejected(student, teacher))
+    assert not torch.allclose(sides.chosen(student, teacher), pair_divergences("v2").chosen(student, teacher))
+
+
 def test_the_defaults_are_v2_with_beta_1_and_alphas_0_1():
     student, teacher = random_logits(3), random_logits(4)
     expected = reference(student, teacher, LABELS, "v2", 1.0, 0.1, 0.1, held=student)

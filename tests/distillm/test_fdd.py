@@ -62,6 +62,12 @@ def test_value_and_gradient_equal_a_float64_reference(layers, temperature, numer
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_logits_of_half_precision_are_compared_in_fp32(dtype):
+    student, teacher = (torch.tensor(random_logits(seed)).to(dtype) for seed in (1, 2))
+    assert torch.equal(fdd_per_token(student, teacher), fdd_per_token(student.float(), teacher.float()))
+
+
 def test_the_default_temperature_is_2():
     student, teacher, mask = random_logits(3), random_logits(4), [1] * TOKENS
     assert value_and_gradient(student, teacher, mask)[0] == pytest.approx(

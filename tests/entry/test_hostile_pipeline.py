@@ -8,7 +8,8 @@ import pytest
 import evaluate
 import finetune
 from data_utils.indexed_dataset import IndexedDataset
-from data_utils.instructions import format_prompt, read_jsonl
+from data_utils.instructions import read_jsonl
+from data_utils.prompts import format_prompt
 from tools import build_response_pairs, generate_responses, make_results_table, process_data_dolly
 
 LENGTHS = ["--max-length", 64, "--max-prompt-length", 48]

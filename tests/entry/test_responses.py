@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from datasets import load_from_disk
@@ -151,6 +152,72 @@ def test_bug_responses_of_other_options_or_weights_are_refused_not_taken(
 def test_a_bad_option_of_the_generator_is_one_line(options, words, answering, refused, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
     refused(generate_responses.main, answering(tmp_path / "out.jsonl", *options), tmp_path, *words)
+
+
+class FakeVllm(ModuleType):
+    """Remembers what it was asked for, and answers every prompt alike."""
+
+    def __init__(self):
+        super().__init__("vllm")
+        self.engine, self.sampling = {}, []
+
+    def LLM(self, model, **options):
+        self.engine = {"model": model, **options}
+        if options["max_model_len"] > 64:
+            raise ValueError("User-specified max_model_len (65)\nis greater than the derived max_model_len (64)")
+        return self
+
+    def SamplingParams(self, **options):
+        self.sampling.append(options)
+        return options
+
+    def generate(self, prompts, sampling):
+        assert len(prompts) == len(sampling)
+        return [SimpleNamespace(outputs=[SimpleNamespace(text="hello")]) for _ in prompts]
+
+
+@pytest.fixture
+def vllm(monkeypatch):
+    fake = FakeVllm()
+    monkeypatch.setitem(sys.modules, "vllm", fake)
+    return fake
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", "float32"), ("bf16", "bfloat16")])
+def test_bug_vllm_ignored_the_precision_that_the_record_stores(precision, dtype, vllm, answering, run, world, tmp_path):
+    output = tmp_path / "out.jsonl"
+    outcome = run(generate_responses.main, answering(output, "--vllm", "--precision", precision))
+    assert outcome.status == 0, outcome.err
+    assert vllm.engine == {"model": str(world.student), "dtype": dtype, "max_model_len": 64}
+    assert json.loads((tmp_path / "out.jsonl.args.json").read_text())["precision"] == precision
+    assert [line["generated_text"] for line in read_lines(output)] == ["hello"] * 26
+
+
+def test_every_decoding_option_reaches_vllm_and_every_row_and_seed_has_its_own_numbers(vllm, answering, run, tmp_path):
+    options = ["--temperature", 0.7, "--top-p", 0.9, "--repetition-penalty", 1.3, "--top-k"]
+    for seed, top_k in ((42, 5), (43, 0)):
+        words = answering(tmp_path / f"{seed}.jsonl", "--vllm", "--seed", seed, *options, top_k)
+        assert run(generate_responses.main, words).status == 0
+    numbers = {asked.pop("seed") for asked in vllm.sampling}
+    assert len(numbers) == len(vllm.sampling) == 52
+    asked = {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.3, "max_tokens": 16}
+    assert vllm.sampling == [{**asked, "top_k": 5}] * 26 + [{**asked, "top_k": -1}] * 26  # vLLM's "all" is -1
+    del vllm.sampling[:]
+    assert run(generate_responses.main, answering(tmp_path / "greedy", "--vllm", "--do-sample", "false")).status == 0
+    assert {asked["temperature"] for asked in vllm.sampling} == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--no-repeat-ngram-size", 6], ["vLLM cannot do --no-repeat-ngram-size 6"]),
+        (["--peft-path", "adapter"], ["--vllm runs", "no adapter"]),
+        (["--max-new-tokens", 17], ["vLLM cannot load", "max_model_len (65)", "(64)"]),
+    ],
+    ids=lambda value: str(value[0]),
+)
+def test_bug_what_vllm_cannot_do_was_stored_as_done(options, words, vllm, answering, refused, tmp_path):
+    refused(generate_responses.main, answering(tmp_path / "out.jsonl", "--vllm", *options), tmp_path, *words)
 
 
 def test_a_file_without_records_is_one_line(answering, refused, tmp_path):

@@ -10,7 +10,7 @@ from data_utils.corpus import NEWLINES, document_line, read_documents
 from data_utils.errors import UserError
 from data_utils.indexed_dataset import IndexedDataset, separator, token_dtype
 from data_utils.instructions import load_evaluation_set, read_jsonl, references
-from data_utils.prompts import encode_prompt, format_prompt
+from data_utils.prompts import encode_prompt, format_prompt, prompt_of
 from data_utils.store_meta import vocabulary_size
 from tests.hostile.cases import cases
 from tests.hostile.damage import damages
@@ -19,7 +19,8 @@ from tools.process_data_dolly import encode_source, read_sources, write_split
 
 OUTPUT = TEXT | st.lists(TEXT, min_size=1, max_size=3)
 SOUND = st.fixed_dictionaries(
-    {"instruction": TEXT, "output": OUTPUT}, optional={"input": TEXT | st.none(), "id": JUNK, "prompt": st.none()}
+    {"instruction": TEXT, "output": OUTPUT},
+    optional={"input": TEXT | st.none(), "id": JUNK, "prompt": TEXT | st.none()},
 )
 WILD = st.fixed_dictionaries(
     {},
@@ -125,7 +126,7 @@ def test_rows_in_are_rows_out_and_their_text_comes_back(tmp_path, tokenizer, tra
     for item, written, record in zip(store, sidecar, train, strict=True):
         ids = item.tolist()
         at = ids.index(separator(dtype))
-        assert text_of(tokenizer, ids[:at]) == format_prompt(record) == written["prompt"]
+        assert text_of(tokenizer, ids[:at]) == prompt_of(record) == written["prompt"]
         assert text_of(tokenizer, ids[at + 1 : -1]) == references(record)[0]
         assert ids[-1] == tokenizer.eos_token_id
         assert [written[key] for key in ("instruction", "output")] == [record["instruction"], record["output"]]

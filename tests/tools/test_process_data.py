@@ -10,15 +10,13 @@ import pytest
 from data_utils.batching import Row
 from data_utils.errors import UserError
 from data_utils.indexed_dataset import IndexedDataset
-from data_utils.instructions import InstructionDataset, read_jsonl
+from data_utils.instructions import InstructionDataset, load_evaluation_set, read_jsonl
 from data_utils.prompts import encode_example, format_prompt
 from data_utils.store_meta import check_tokenizer
 from tools import process_data_dolly, process_data_pretrain, processing
+from tools.generate_responses import ResponseArguments, read_prompts
 
-TRAIN = [
-    {"instruction": "Add.", "input": f"{i} and {i} 🙂", "output": str(2 * i), "prompt": "not the template"}
-    for i in range(150)
-]
+TRAIN = [{"instruction": "Add.", "input": f"{i} and {i} 🙂", "output": str(2 * i)} for i in range(150)]
 DEV = [{"instruction": "Name " + "a very long list " * 40, "output": ["first", "second"]}, {**TRAIN[0], "input": None}]
 
 
@@ -54,6 +52,7 @@ def run(tmp_path, model, monkeypatch, capsys):
 
 
 def write_lines(path, records):
+    path.parent.mkdir(exist_ok=True)
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
 
@@ -80,6 +79,48 @@ def test_a_row_is_the_encoded_example_with_its_text_beside_it(run, data, tokeniz
         assert dataset.references(i) == [record["output"]]
 
 
+def test_bug_training_filled_the_template_where_evaluation_and_pairs_took_the_records_own_prompt(
+    run, data, tmp_path, tokenizer
+):
+    records = [{**TRAIN[0], "prompt": "Two and two?"}, *({**TRAIN[0], "prompt": empty} for empty in ("", None))]
+    write_lines(data / "train.jsonl", records)
+    write_lines(data / "dolly" / "valid.jsonl", records)
+    folder, _ = run(process_data_dolly)
+    dataset = InstructionDataset(folder, "train", 512, 256)
+    template = format_prompt(TRAIN[0])
+    expected = ["Two and two?", template, template]
+    assert [tokenizer.decode(row.prompt) for row in dataset] == expected
+    assert [dataset.prompt_text(i) for i in range(3)] == expected
+    assert [record["prompt"] for record in load_evaluation_set(data, "dolly")] == expected
+    answered = ResponseArguments(data=str(data / "train.jsonl"), output="x", model_path="x")
+    assert read_prompts(answered) == expected
+
+
+def test_a_prompt_that_is_the_filled_template_gives_the_same_bytes_as_none(run, data):
+    without, _ = run(process_data_dolly, save="without")
+    for split, records in (("train", TRAIN), ("dev", DEV)):
+        write_lines(data / f"{split}.jsonl", [{**record, "prompt": format_prompt(record)} for record in records])
+    published, _ = run(process_data_dolly, save="published")
+    bytes_of = [contents(folder) for folder in (published, without)]
+    for files in bytes_of:
+        del files["meta.json"]  # holds the hashes of the raw files, which differ
+    assert bytes_of[0] == bytes_of[1]
+
+
+def test_rows_that_lose_ids_are_counted_prompts_and_responses_apart(run, data, tokenizer):
+    prompt = len(tokenizer.encode(format_prompt(TRAIN[0])))
+    room = 512 - prompt - 1  # for EOS
+    answers = [tokenizer.decode(tokenizer.encode("x")) * length for length in (room - 1, room, room + 1, 2 * room)]
+    write_lines(data / "train.jsonl", [{**TRAIN[0], "output": answer} for answer in answers])
+    folder, printed = run(process_data_dolly)
+    assert "0 truncated prompts, 2 truncated responses; valid: " in printed
+    assert "1 truncated prompts, 0 truncated responses; written to " in printed
+    splits = json.loads((folder / "meta.json").read_text())["splits"]
+    assert [splits[split]["truncated_responses"] for split in ("train", "valid")] == [2, 0]
+    ends = [row.response[-1] == tokenizer.eos_token_id for row in InstructionDataset(folder, "train", 512, 256)]
+    assert ends == [True, True, False, False], "a row that is cut loses its EOS"
+
+
 def test_of_several_references_the_first_is_the_response_and_all_are_kept(run, data, tokenizer):
     folder, _ = run(process_data_dolly)
     valid = InstructionDataset(folder, "valid", 512, 256)
@@ -104,7 +145,7 @@ def test_train_and_dev_are_limited_and_the_limits_are_those_of_the_first_rows(ru
     assert len(read_jsonl(folder / "valid.jsonl")) == 1
     assert printed.startswith("train: 3 rows, ")
     assert "valid: 1 rows, " in printed
-    assert "1 truncated prompts; written to " in printed
+    assert "1 truncated prompts, 0 truncated responses; written to " in printed
     assert printed.count("\n") == 1
 
 
