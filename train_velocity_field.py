@@ -72,10 +72,19 @@ class Arguments:
     @classmethod
     def parse(cls) -> "Arguments":
         every, given = parse_arguments(TRAINING_OPTIONS, __doc__ or "")
-        parts = [part for part in every if type(part) in cls.__annotations__.values()]
-        check_save_folder(merged(parts))
-        warn_of_ignored("stage 1 of CONTRA", sorted((given & merged(every).keys()) - merged(parts).keys()))
-        return cls(*parts)
+        part = {type(part): part for part in every}
+        arguments = cls(
+            model=part[ModelArguments],
+            data=part[DataArguments],
+            training=part[TrainingArguments],
+            layer_pairs=part[LayerPairArguments],
+            velocity_field=part[VelocityFieldArguments],
+            logging=part[LoggingArguments],
+        )
+        options = arguments.options()
+        check_save_folder(options)
+        warn_of_ignored("stage 1 of CONTRA", sorted((given & merged(every).keys()) - options.keys()))
+        return arguments
 
     def options(self) -> dict:
         return merged(list(vars(self).values()))
