@@ -50,7 +50,7 @@ from distillm.engine import resolve_precision
 from distillm.layer_schedule import layer_schedule
 from distillm.models import SplitModel, freeze, load_tokenizer
 from distillm.option_use import check_save_folder, warn_of_ignored
-from distillm.reporting import Logger, make_logger, run_header
+from distillm.reporting import Logger, make_logger, progress, run_header
 from distillm.run_folder import FINISHED, is_finished, open_run
 from distillm.run_identity import input_files
 from distillm.setup import first_rows, load_pairs, load_rows, load_student, load_teacher, step_batches
@@ -72,10 +72,19 @@ class Arguments:
     @classmethod
     def parse(cls) -> "Arguments":
         every, given = parse_arguments(TRAINING_OPTIONS, __doc__ or "")
-        parts = [part for part in every if type(part) in cls.__annotations__.values()]
-        check_save_folder(merged(parts))
-        warn_of_ignored("stage 1 of CONTRA", sorted((given & merged(every).keys()) - merged(parts).keys()))
-        return cls(*parts)
+        part = {type(part): part for part in every}
+        arguments = cls(
+            model=part[ModelArguments],
+            data=part[DataArguments],
+            training=part[TrainingArguments],
+            layer_pairs=part[LayerPairArguments],
+            velocity_field=part[VelocityFieldArguments],
+            logging=part[LoggingArguments],
+        )
+        options = arguments.options()
+        check_save_folder(options)
+        warn_of_ignored("stage 1 of CONTRA", sorted((given & merged(every).keys()) - options.keys()))
+        return arguments
 
     def options(self) -> dict:
         return merged(list(vars(self).values()))
@@ -101,8 +110,7 @@ def main() -> None:
         return
     trainer, batches = setup(arguments, precision, world)
     if training.dry_run:
-        loss = next(trainer.train(batches, 1, "dry run"))
-        print(f"dry run: velocity_field_loss {float(loss):.4g}")
+        print(f"dry run: velocity_field_loss {float(trainer.dry_run(batches)):.4g}")
     else:
         logger = make_logger(training.save, world.rank, arguments.logging.report_to, header)
         with open_run(training.save, header, training.resume, world):
@@ -153,16 +161,17 @@ def fit(trainer: FieldTrainer, batches: StepBatches, arguments: Arguments, logge
     logger.truncate_after(trainer.step if trainer.step else -1)
     every = batches.steps_per_epoch if training.save_interval == -1 else training.save_interval
     losses: list[Tensor] = []
-    for loss in trainer.train(batches, total - trainer.step, "velocity field"):
-        losses.append(loss)
-        step = trainer.step
-        saves = step % every == 0 or step == total
-        if saves or step % training.log_interval == 0:
-            epoch = (step - 1) // batches.steps_per_epoch + 1
-            logger.log({"step": step, "epoch": epoch, "loss": float(torch.stack(losses).mean())})
-            losses = []
-        if saves and world.is_main:
-            save_checkpoint(trainer, checkpoint)
+    steps = range(trainer.step + 1, total + 1)
+    with trainer.learning(), progress(steps, desc="velocity field", rank=world.rank) as bar:
+        for step in bar:
+            losses.append(trainer.train_step(batches))
+            saves = step % every == 0 or step == total
+            if saves or step % training.log_interval == 0:
+                epoch = (step - 1) // batches.steps_per_epoch + 1
+                logger.log({"step": step, "epoch": epoch, "loss": float(torch.stack(losses).mean())})
+                losses = []
+            if saves and world.is_main:
+                save_checkpoint(trainer, checkpoint)
     if world.is_main:
         save_field(save, trainer.velocity_field, trainer.projector)
         write_json(save / FINISHED, {"step": trainer.step})

@@ -13,7 +13,7 @@ from data_utils.instructions import InstructionDataset
 from distillm.distributed import World, calls_of
 from distillm.generation import Generator
 from distillm.metrics import compute_metrics
-from distillm.models import SplitModel
+from distillm.models import SplitModel, eval_mode
 from distillm.objective import cross_entropy_sum
 
 
@@ -51,9 +51,8 @@ class Validator:
         Raises:
             UserError: the loss is not finite; no choice of a model or of on-policy rows could follow from it.
         """
-        training = student.model.training
-        student.model.eval()
-        scores = {"dev_loss": self._loss(student)}
+        with eval_mode(student.model):
+            scores = {"dev_loss": self._loss(student)}
         if not math.isfinite(scores["dev_loss"]):
             raise UserError(
                 f"the dev loss after step {step} is {scores['dev_loss']:g}; "
@@ -61,7 +60,6 @@ class Validator:
             )
         if self.settings.generate:
             scores |= self._generation_scores(student, step)
-        student.model.train(training)
         return scores
 
     @torch.no_grad()
