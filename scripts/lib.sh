@@ -44,7 +44,7 @@ execute() {
     return
   fi
   use_environment
-  PYTHONPATH="$(cd "$BASE_PATH" && pwd)${PYTHONPATH:+:$PYTHONPATH}" "$@"
+  PYTHONPATH="$(cd "$BASE_PATH" && pwd)${PYTHONPATH:+:$PYTHONPATH}" attend "$@"
 }
 
 # launch ENTRY_SCRIPT OPTION...: one process is started directly, several by torchrun.
@@ -60,6 +60,8 @@ launch() {
     # torchrun would give each of its processes one thread.
     local threads=$(($(getconf _NPROCESSORS_ONLN) / GPU_NUM))
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}"
+    # It would kill a stopped training after 30 seconds: the checkpoint of a large model takes longer.
+    export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-120}"
   fi
   execute "${command[@]}" "$BASE_PATH/$1" "${@:2}"
 }

@@ -17,7 +17,17 @@ VARIABLES = """
     EVAL_OPTIONS NNODES NODE_RANK MASTER_ADDR DRY_RUN CUDA_VISIBLE_DEVICES TRAIN_ROWS DEV_ROWS TEST_ROWS EPOCHS
     HEAL_CHUNKS WAIT_SECONDS TEACHER_EPOCHS INIT_EPOCHS SFT_EPOCHS FIELD_EPOCHS
 """
-HELPERS = ("common.sh", "defaults.sh", "environment.sh", "lib.sh", "lora.sh", "runs.sh")
+HELPERS = (
+    "checks.sh",
+    "common.sh",
+    "defaults.sh",
+    "environment.sh",
+    "lib.sh",
+    "lora.sh",
+    "options.sh",
+    "runs.sh",
+    "signals.sh",
+)
 
 
 @dataclass
