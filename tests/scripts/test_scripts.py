@@ -143,10 +143,10 @@ def test_base_path_leads_every_default_path():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--epochs", "1"], "BASE_PATH '--epochs' is not the repository's root"),
-        ([".", "--epochs"], "MASTER_PORT '--epochs' is not a port"),
-        ([".", "2012", "0"], "GPU_NUM '0' is not a count"),
-        ([".", "2012", "two"], "GPU_NUM 'two' is not a count"),
+        (["--epochs", "1"], "BASE_PATH='--epochs' is not the repository's root"),
+        ([".", "--epochs"], "MASTER_PORT='--epochs' is not a port"),
+        ([".", "2012", "0"], "GPU_NUM='0' is not a count"),
+        ([".", "2012", "two"], "GPU_NUM='two' is not a count"),
     ],
 )
 def test_wrong_arguments_are_one_clear_line(arguments, message):
@@ -315,16 +315,6 @@ def test_an_adapter_that_goes_on_training_and_that_of_the_teacher_are_named_in_t
     assert command.value("teacher-model-path") == "/whole"
     programs = [command.program for command in dry_run("runs/llama2/distillm.sh", TEACHER_PEFT_CKPT="")]
     assert programs.count("finetune.py") == 2  # init and distillation: the teacher is used as it is
-
-
-def test_an_adapter_is_evaluated_by_name_path_and_base_model():
-    script = "scripts/openllama2/eval/eval_main_vicuna_lora.sh"
-    (command,) = dry_run(script, ".", "2012", "1", "my/run", "distillm/3B_7B", "some/base", "--seeds", "10")
-    assert command.value("model-path") == "some/base"
-    assert command.value("peft-path") == "./results/openllama2/train/distillm/3B_7B"
-    assert command.value("save") == "./results/openllama2/eval_main/my_run"
-    assert (command.options["data-names"], command.options["seeds"]) == (["vicuna"], ["10"])
-    assert_fails(bash(script, ".", "2012", "1", "name"), "NAME ADAPTER BASE_MODEL")
 
 
 def test_the_second_node_waits_for_the_data_of_the_first(fake_run, tmp_path):
