@@ -111,6 +111,23 @@ def test_several_nodes_are_named_in_the_environment():
     assert command.words[:11] == launcher.split()
 
 
+def test_bug_the_teacher_of_the_tiny_family_ignored_its_data_folder():
+    """DATA_DIR holds for the single script, TEACHER_DATA_DIR for the teacher; a run's DATA_DIR is the student's."""
+    for script, option in (("sft/sft_teacher.sh", "data-dir"), ("tools/process_data_teacher.sh", "processed-data-dir")):
+        for variables, expected in (
+            ({}, "./processed_data/teacher/full/tiny/"),
+            ({"DATA_DIR": "/a"}, "/a"),
+            ({"TEACHER_DATA_DIR": "/b"}, "/b"),
+            ({"DATA_DIR": "/a", "TEACHER_DATA_DIR": "/b"}, "/b"),
+        ):
+            (command,) = dry_run(f"scripts/tiny/{script}", **variables)
+            assert command.value(option) == expected
+    trainings = dry_run("runs/tiny/distillm_contra.sh", DATA_DIR="/a")
+    saved = {command.value("save"): command.value("data-dir") for command in trainings if "type" in command.options}
+    assert saved.pop("./results/tiny/train/sft/teacher") == "./processed_data/teacher/full/tiny/"
+    assert "/a" in {folder for save, folder in saved.items() if "/sft/" in save}
+
+
 @pytest.mark.parametrize("run", RUNS)
 def test_extra_options_of_a_run_go_to_every_training_script_and_eval_options_to_evaluation(run):
     for command in dry_run(run, ".", "2012", "1", "--lr", "7", EVAL_OPTIONS="--num-rows 3 --precision fp32"):
