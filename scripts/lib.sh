@@ -4,8 +4,8 @@
 #
 #   bash <script> [BASE_PATH [MASTER_PORT [GPU_NUM [extra options...]]]]      defaults: . 2012 1
 #
-# Afterwards "$@" holds the extra options only. They go last on every command line, so they override what the script
-# says. From the environment:
+# Afterwards "$@" holds the extra options only. They go last on every command line, in the place of what the script says.
+# From the environment:
 #   DRY_RUN=1                            print the command, shell-quoted, as the last line, and run nothing
 #   NNODES, NODE_RANK, MASTER_ADDR       training on several nodes (GPU_NUM processes on each), on a shared file system
 #   EVAL_OPTIONS="--option value ..."    extra options for the evaluations that a run ends with
@@ -13,6 +13,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 source "$REPOSITORY/scripts/checks.sh"
+source "$REPOSITORY/scripts/options.sh"
 
 # ---- arguments ---------------------------------------------------------------------------------------------------
 
@@ -20,6 +21,7 @@ BASE_PATH="${1:-.}"
 MASTER_PORT="${2:-2012}"
 GPU_NUM="${3:-1}"
 shift $(($# < 3 ? $# : 3))
+USER_OPTIONS=$#
 NNODES="${NNODES:-1}"
 NODE_RANK="${NODE_RANK:-0}"
 MASTER_ADDR="${MASTER_ADDR:-127.0.0.1}"
@@ -47,7 +49,7 @@ execute() {
   PYTHONPATH="$(cd "$BASE_PATH" && pwd)${PYTHONPATH:+:$PYTHONPATH}" attend "$@"
 }
 
-# launch ENTRY_SCRIPT OPTION...: one process is started directly, several by torchrun.
+# launch ENTRY_SCRIPT OPTION...: one process is started directly, several by torchrun; of an option given twice the last counts.
 launch() {
   local command=(python3)
   if ((GPU_NUM > 1 || NNODES > 1)); then
@@ -63,7 +65,8 @@ launch() {
     # It would kill a stopped training after 30 seconds: the checkpoint of a large model takes longer.
     export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-120}"
   fi
-  execute "${command[@]}" "$BASE_PATH/$1" "${@:2}"
+  keep_last "${@:2}"
+  execute "${command[@]}" "$BASE_PATH/$1" "${OPTIONS[@]}"
 }
 
 # tool NAME OPTION...
@@ -101,7 +104,7 @@ require_model() {
 
 # process_instructions OPTION...: RAW_DATA_DIR/{train,dev}.jsonl (or raw.jsonl) become the token store DATA_DIR.
 process_instructions() {
-  tool process_data_dolly.py \
+  keep_last \
     --data-dir "$RAW_DATA_DIR" \
     --processed-data-dir "$DATA_DIR" \
     --model-path "$CKPT" \
@@ -112,11 +115,12 @@ process_instructions() {
     --train-num -1 \
     --data-process-workers 32 \
     "$@"
+  tool process_data_dolly.py "${OPTIONS[@]}"
 }
 
 # process_corpus OPTION...: RAW_CORPUS_DIR/data.txt becomes the token store LM_DATA_DIR.
 process_corpus() {
-  tool process_data_pretrain.py \
+  keep_last \
     --data-dir "$RAW_CORPUS_DIR" \
     --processed-data-dir "$LM_DATA_DIR" \
     --model-path "$CKPT" \
@@ -126,6 +130,7 @@ process_corpus() {
     --train-num 22870 \
     --data-process-workers 32 \
     "$@"
+  tool process_data_pretrain.py "${OPTIONS[@]}"
 }
 
 # answer SPLIT SIDE MODEL ADAPTER OPTION...: one side's responses to the prompts of one split.
@@ -204,7 +209,9 @@ start_training() {
     --seed 10
     --precision "$PRECISION"
   )
-  launch "$1" "${options[@]}" "${FAMILY_OPTIONS[@]}" "${@:2}"
+  options+=("${FAMILY_OPTIONS[@]}" "${@:2}")
+  warn_of_another_batch "${options[@]}"
+  launch "$1" "${options[@]}"
 }
 
 SAMPLING_OPTIONS=(
