@@ -43,10 +43,9 @@ STANDS = (
     "checkpoints/tiny/student",
     "processed_data/dolly/full/tiny",
     "data/distillm2/tiny/formatted",
-    "results/tiny/train/init/student",
-    "results/tiny/train/sft/teacher",
 )
-LEAF = ("scripts/tiny/train_velocity_field.sh", 1)
+LEAF = ("scripts/tiny/init/init_student.sh", 1)
+HUB_MODEL = {"CKPT": "owner/model"}
 
 
 @pytest.fixture
@@ -66,12 +65,12 @@ def start(tmp_path):
 
     started = []
 
-    def start(script, trainings, *arguments, long="results"):
+    def start(script, trainings, *arguments, long="results", **variables):
         log.write_text("")
         process = subprocess.Popen(
             ["bash", script, *arguments],
             cwd=tmp_path / "copy",
-            env=environment(VIRTUAL_ENV=str(tmp_path / "env"), LONG=long),
+            env=environment(VIRTUAL_ENV=str(tmp_path / "env"), LONG=long, **variables),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -111,7 +110,7 @@ def assert_stops(process, number, log, trainings):
 @pytest.mark.parametrize("to", [os.kill, os.killpg], ids=["shell", "group"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_reaches_the_training_of_a_script_and_the_shell_waits_for_it(number, to, start, tmp_path):
-    process = start(*LEAF)
+    process = start(*LEAF, **HUB_MODEL)
     to(process.pid, number)
     assert_stops(process, number, tmp_path / "log", 1)
 
@@ -130,13 +129,13 @@ def test_a_signal_reaches_the_trainings_that_a_run_has_at_the_same_time(run, lon
 
 def test_several_processes_of_one_training_are_told_once_through_their_launcher(start, tmp_path):
     """A second signal while it stops its processes would end torchrun before them."""
-    process = start(LEAF[0], 1, ".", "2012", "2")
+    process = start(*LEAF, ".", "2012", "2", **HUB_MODEL)
     os.killpg(process.pid, signal.SIGUSR1)
     assert_stops(process, signal.SIGUSR1, tmp_path / "log", 1)
 
 
 def test_a_second_signal_changes_nothing(start, tmp_path):
-    process = start(*LEAF)
+    process = start(*LEAF, **HUB_MODEL)
     for _ in range(2):
         os.killpg(process.pid, signal.SIGTERM)
         time.sleep(0.1)
