@@ -33,7 +33,7 @@ from distillm.distributed import join_world, leave_world
 from distillm.engine import DTYPES, PRECISIONS, autocast, resolve_precision
 from distillm.generation import DecodingSettings, Generator
 from distillm.metrics import mean_scores, score_rows
-from distillm.models import check_max_length, freeze, load_causal_lm, load_tokenizer
+from distillm.models import check_max_length, freeze, load_causal_lm, load_tokenizer, split_checkpoint
 from distillm.reporting import format_record, run_header
 from distillm.run_identity import STUDENT, difference, fingerprint, input_files
 
@@ -90,6 +90,7 @@ class Job:
 
 def main() -> None:
     (arguments, decoding), _ = parse_arguments([EvaluationArguments, DecodingArguments], __doc__ or "")
+    arguments.model_path, arguments.peft_path = split_checkpoint(arguments.model_path, arguments.peft_path)
     options = {name: value for name, value in merged([arguments, decoding]).items() if name not in FREE_OPTIONS}
     jobs = [job for job in open_jobs(arguments, options) if not is_done(job)]
     if not jobs:

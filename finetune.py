@@ -5,7 +5,7 @@ The smallest command, on a laptop (a model folder and a processed store, see REA
     python3 finetune.py --type lm --model-path checkpoints/tiny/student --data-dir processed_data/dolly/full/tiny \\
         --save results/tiny/train/sft --do-train --do-valid
 
-The paper's DistiLLM + CONTRA (all its options stand in the script):
+The paper's DistiLLM + CONTRA (`DRY_RUN=1` before it shows all its options):
 
     bash scripts/gpt2/distillm/contra_0.1B_1.5B.sh . 2012 1
 

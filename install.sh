@@ -31,7 +31,7 @@ install_packages() {
   echo "Installing requirements.txt into $prefix; this takes a few minutes."
   # DeepSpeed compiles its CUDA operators when they are first used, if ever: none of them now.
   DS_BUILD_OPS=0 PIP_DISABLE_PIP_VERSION_CHECK=1 \
-    "$prefix/bin/python3" -m pip install "${progress[@]}" --requirement "$REPOSITORY/requirements.txt"
+    attend "$prefix/bin/python3" -m pip install "${progress[@]}" --requirement "$REPOSITORY/requirements.txt"
   environment_stamp "$prefix" >"$prefix/.contra-kd-installed"
 }
 

@@ -6,7 +6,7 @@ The smallest command, on a laptop:
         --teacher-model-path results/tiny/train/sft/teacher --data-dir processed_data/dolly/full/tiny \\
         --save results/tiny/train/velocity_field --velocity-d-model 64
 
-The paper's (all its options stand in the script):
+The paper's (`DRY_RUN=1` before it shows all its options):
 
     bash scripts/gpt2/train_velocity_field.sh . 2012 1
 

@@ -2,6 +2,7 @@
 # Which Python environment the project's commands use, and whether it is complete. Sourced by install.sh and lib.sh.
 # An active environment (VIRTUAL_ENV or CONDA_PREFIX) wins; otherwise it is .venv in the repository's root.
 
+unset CDPATH # `cd` would look there, and print where it went
 REPOSITORY="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
 # One line on stderr, and out.
@@ -9,6 +10,8 @@ die() {
   printf '%s: error: %s\n' "${0##*/}" "$*" >&2
   exit 1
 }
+
+source "$REPOSITORY/scripts/signals.sh"
 
 active_environment() {
   printf '%s' "${VIRTUAL_ENV:-${CONDA_PREFIX:-}}"
@@ -32,7 +35,7 @@ use_environment() {
   prefix="$(active_environment)"
   if [[ -z "$prefix" ]]; then
     prefix="$REPOSITORY/.venv"
-    is_installed "$prefix" || bash "$REPOSITORY/install.sh" >&2
+    is_installed "$prefix" || attend bash "$REPOSITORY/install.sh" >&2
   fi
   export VIRTUAL_ENV="$prefix" PATH="$prefix/bin:$PATH"
   is_installed "$prefix" || python3 "$REPOSITORY/tools/check_install.py" --quiet >&2 ||

@@ -4,14 +4,16 @@
 #
 #   bash <script> [BASE_PATH [MASTER_PORT [GPU_NUM [extra options...]]]]      defaults: . 2012 1
 #
-# Afterwards "$@" holds the extra options only. They go last on every command line, so they override what the script
-# says. From the environment:
+# Afterwards "$@" holds the extra options only. They go last on every command line, in the place of what the script says.
+# From the environment:
 #   DRY_RUN=1                            print the command, shell-quoted, as the last line, and run nothing
 #   NNODES, NODE_RANK, MASTER_ADDR       training on several nodes (GPU_NUM processes on each), on a shared file system
 #   EVAL_OPTIONS="--option value ..."    extra options for the evaluations that a run ends with
 #   RESULTS_DIR, TEACHER_BASE, CKPT, SAVE_PATH, ...    any variable at the top of a script, a common.sh or defaults.sh
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+source "$REPOSITORY/scripts/checks.sh"
+source "$REPOSITORY/scripts/options.sh"
 
 # ---- arguments ---------------------------------------------------------------------------------------------------
 
@@ -19,15 +21,15 @@ BASE_PATH="${1:-.}"
 MASTER_PORT="${2:-2012}"
 GPU_NUM="${3:-1}"
 shift $(($# < 3 ? $# : 3))
+USER_OPTIONS=$#
 NNODES="${NNODES:-1}"
 NODE_RANK="${NODE_RANK:-0}"
 MASTER_ADDR="${MASTER_ADDR:-127.0.0.1}"
 export MASTER_ADDR MASTER_PORT TOKENIZERS_PARALLELISM=false
 
-[[ -f "$BASE_PATH/scripts/lib.sh" ]] ||
-  die "BASE_PATH '$BASE_PATH' is not the repository's root: the arguments are BASE_PATH MASTER_PORT GPU_NUM, then options"
-[[ "$MASTER_PORT" =~ ^[0-9]+$ ]] || die "MASTER_PORT '$MASTER_PORT' is not a port: BASE_PATH MASTER_PORT GPU_NUM come before options"
-[[ "$GPU_NUM" =~ ^[1-9][0-9]*$ ]] || die "GPU_NUM '$GPU_NUM' is not a count: BASE_PATH MASTER_PORT GPU_NUM come before options"
+[[ "$BASE_PATH" != -* && -f "$BASE_PATH/scripts/lib.sh" ]] ||
+  die "BASE_PATH=${BASE_PATH@Q} is not the repository's root: $FIRST"
+check_environment
 
 # ---- running -----------------------------------------------------------------------------------------------------
 
@@ -44,10 +46,10 @@ execute() {
     return
   fi
   use_environment
-  PYTHONPATH="$(cd "$BASE_PATH" && pwd)${PYTHONPATH:+:$PYTHONPATH}" "$@"
+  PYTHONPATH="$(cd "$BASE_PATH" && pwd)${PYTHONPATH:+:$PYTHONPATH}" attend "$@"
 }
 
-# launch ENTRY_SCRIPT OPTION...: one process is started directly, several by torchrun.
+# launch ENTRY_SCRIPT OPTION...: one process is started directly, several by torchrun; of an option given twice the last counts.
 launch() {
   local command=(python3)
   if ((GPU_NUM > 1 || NNODES > 1)); then
@@ -60,8 +62,11 @@ launch() {
     # torchrun would give each of its processes one thread.
     local threads=$(($(getconf _NPROCESSORS_ONLN) / GPU_NUM))
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}"
+    # It would kill a stopped training after 30 seconds: the checkpoint of a large model takes longer.
+    export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-120}"
   fi
-  execute "${command[@]}" "$BASE_PATH/$1" "${@:2}"
+  keep_last "${@:2}"
+  execute "${command[@]}" "$BASE_PATH/$1" "${OPTIONS[@]}"
 }
 
 # tool NAME OPTION...
@@ -99,7 +104,7 @@ require_model() {
 
 # process_instructions OPTION...: RAW_DATA_DIR/{train,dev}.jsonl (or raw.jsonl) become the token store DATA_DIR.
 process_instructions() {
-  tool process_data_dolly.py \
+  keep_last \
     --data-dir "$RAW_DATA_DIR" \
     --processed-data-dir "$DATA_DIR" \
     --model-path "$CKPT" \
@@ -110,11 +115,12 @@ process_instructions() {
     --train-num -1 \
     --data-process-workers 32 \
     "$@"
+  tool process_data_dolly.py "${OPTIONS[@]}"
 }
 
 # process_corpus OPTION...: RAW_CORPUS_DIR/data.txt becomes the token store LM_DATA_DIR.
 process_corpus() {
-  tool process_data_pretrain.py \
+  keep_last \
     --data-dir "$RAW_CORPUS_DIR" \
     --processed-data-dir "$LM_DATA_DIR" \
     --model-path "$CKPT" \
@@ -124,6 +130,7 @@ process_corpus() {
     --train-num 22870 \
     --data-process-workers 32 \
     "$@"
+  tool process_data_pretrain.py "${OPTIONS[@]}"
 }
 
 # answer SPLIT SIDE MODEL ADAPTER OPTION...: one side's responses to the prompts of one split.
@@ -202,7 +209,9 @@ start_training() {
     --seed 10
     --precision "$PRECISION"
   )
-  launch "$1" "${options[@]}" "${FAMILY_OPTIONS[@]}" "${@:2}"
+  options+=("${FAMILY_OPTIONS[@]}" "${@:2}")
+  warn_of_another_batch "${options[@]}"
+  launch "$1" "${options[@]}"
 }
 
 SAMPLING_OPTIONS=(
@@ -298,38 +307,87 @@ train_velocity_field() {
 
 # ---- evaluation --------------------------------------------------------------------------------------------------
 
-# checkpoint_path CHECKPOINT: a checkpoint is named by its path below $TRAIN, or by any path.
-checkpoint_path() {
-  local below="$TRAIN/${1#"$TRAIN"/}"
-  if stands "$below" || ! stands "$1"; then
-    dry_run || stands "$below" || die "no checkpoint '$1': neither $below nor $1 holds a model"
-    printf '%s' "$below"
-  else
-    printf '%s' "$1"
-  fi
+# full_path PATH: from the root, without `.`, `..`, doubled and trailing slashes; links stay.
+full_path() {
+  local part parts path=
+  [[ "$1" == /* ]] || path="$PWD"
+  IFS=/ read -ra parts <<<"$1"
+  for part in "${parts[@]}"; do
+    case "$part" in
+      "" | .) ;;
+      ..) path="${path%/*}" ;;
+      *) path+="/$part" ;;
+    esac
+  done
+  printf '%s' "$path"
 }
 
-# evaluation_folder PATH: where the results of a checkpoint go; every / of its name becomes _.
+# below FOLDER PATH: the way from one to the other, whatever links either is named through; fails if there is none.
+below() {
+  local folder path parent
+  folder="$(full_path "$1")"
+  path="$(full_path "$2")"
+  parent="$path"
+  while [[ "$parent" == */* ]]; do
+    parent="${parent%/*}"
+    if [[ "$parent" == "$folder" || "$parent/" -ef "$folder" ]]; then
+      printf '%s' "${path#"$parent"/}"
+      return
+    fi
+  done
+  return 1
+}
+
+# checkpoint_path CHECKPOINT: a checkpoint is named by its path below $TRAIN, or by any path.
+checkpoint_path() {
+  local path="$TRAIN/$1" name
+  if ! stands "$path" && { stands "$1" || [[ "$1" == [./]* ]] || below "$TRAIN" "$1" >/dev/null; }; then
+    path="$1"
+  fi
+  dry_run || stands "$path" || die "no checkpoint '$1': neither $TRAIN/$1 nor $1 holds a model"
+  if name="$(below "$TRAIN" "$path")"; then
+    path="$TRAIN/$name"
+  fi
+  printf '%s' "$path"
+}
+
+# evaluation_folder PATH: where the results of a checkpoint go, however it is named: its path below $TRAIN, else below the
+# repository, else from the root, with _ for every /.
 evaluation_folder() {
-  local name="${1#"$TRAIN"/}"
-  name="${name#./}"
+  local real="$1" name
+  [[ ! -d "$1" ]] || real="$(cd "$1" && pwd -P)"
+  name="$(below "$TRAIN" "$1" || below "$TRAIN" "$real" || below "$REPOSITORY" "$real" || full_path "$real")"
   printf '%s' "$RESULTS_DIR/eval_main/${name//\//_}"
 }
 
 # evaluate "SET..." CHECKPOINT OPTION...: every set with five seeds, in one process that loads the model once.
 evaluate() {
-  local path
-  [[ -n "${2:-}" ]] || die "no checkpoint given: name one below $TRAIN, or a path"
-  path="$(checkpoint_path "$2")"
+  local CHECKPOINT="${2:-}" path
+  [[ -n "$CHECKPOINT" ]] || die "no checkpoint given: name one below $TRAIN, or a path"
+  require_paths CHECKPOINT
+  path="$(checkpoint_path "$CHECKPOINT")"
   start_evaluation "$1" --model-path "$path" --save "$(evaluation_folder "$path")" "${@:3}"
 }
 
-# evaluate_adapter "SET..." NAME ADAPTER BASE_MODEL OPTION...: the same for an adapter; the results are those of NAME.
+# evaluate_on GPU_IDX CHECKPOINT OPTION...: all sets, on that GPU.
+evaluate_on() {
+  local GPU_IDX="${1:-0}"
+  require_each GPU_IDX '-1|[0-9]+(,[0-9]+)*|(GPU|MIG)-[A-Za-z0-9,-]+' "the index of a GPU: the arguments are GPU_IDX CKPT_PATH, then options"
+  export CUDA_VISIBLE_DEVICES="$GPU_IDX"
+  evaluate "$EVALUATION_SETS" "${@:2}"
+}
+
+# evaluate_adapter "SET..." NAME ADAPTER BASE_MODEL OPTION...: the same for an adapter. Its results are named after the
+# adapter, as those of any checkpoint; NAME is what the line says that announces them.
 evaluate_adapter() {
-  local path
-  [[ -n "${4:-}" ]] || die "the arguments are BASE_PATH MASTER_PORT GPU_NUM NAME ADAPTER BASE_MODEL, then options"
-  path="$(checkpoint_path "$3")"
-  start_evaluation "$1" --model-path "$4" --peft-path "$path" --save "$(evaluation_folder "$2")" "${@:5}"
+  local NAME="${2:-}" ADAPTER="${3:-}" BASE_MODEL="${4:-}" path folder
+  [[ -n "$NAME" && -n "$ADAPTER" && -n "$BASE_MODEL" ]] ||
+    die "the arguments are BASE_PATH MASTER_PORT GPU_NUM NAME ADAPTER BASE_MODEL, then options"
+  require_paths "NAME ADAPTER BASE_MODEL"
+  path="$(checkpoint_path "$ADAPTER")"
+  folder="$(evaluation_folder "$path")"
+  dry_run || printf '%s: adapter %s on %s, results in %s\n' "$NAME" "$path" "$BASE_MODEL" "$folder" >&2
+  start_evaluation "$1" --model-path "$BASE_MODEL" --peft-path "$path" --save "$folder" "${@:5}"
 }
 
 start_evaluation() {

@@ -22,7 +22,7 @@ start_run() {
 # step SCRIPT OPTION...: a script of this family, with this run's three arguments.
 step() {
   dry_run || printf '\n== %s scripts/%s/%s\n' "$(date +%H:%M:%S)" "$FAMILY" "$1" >&2
-  bash "$BASE_PATH/scripts/$FAMILY/$1" "$BASE_PATH" "$MASTER_PORT" "$GPU_NUM" "${@:2}"
+  attend bash "$BASE_PATH/scripts/$FAMILY/$1" "$BASE_PATH" "$MASTER_PORT" "$GPU_NUM" "${@:2}"
 }
 
 # once FOLDER SCRIPT OPTION...: a step that writes FOLDER, unless that stands or is a model on the Hub.
@@ -56,7 +56,8 @@ together() {
   fi
   local threads=$(($(getconf _NPROCESSORS_ONLN) / ${#commands[@]}))
   for command in "${commands[@]}"; do
-    OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}" function_or_step "$command" "${@:2}" &
+    OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}" \
+      start stoppable function_or_step "$command" "${@:2}"
     processes+=("$!")
   done
   for process in "${processes[@]}"; do

@@ -12,7 +12,8 @@ MODELS="${MODELS:-$BASE_PATH/checkpoints/tiny}" # with random weights
 RAW_DATA_DIR="${RAW_DATA_DIR:-$WORLD/dolly}"
 RAW_CORPUS_DIR="${RAW_CORPUS_DIR:-$WORLD/openwebtext}"
 EVAL_DATA_DIR="${EVAL_DATA_DIR:-$WORLD}"
-TEACHER_DATA_DIR="${TEACHER_DATA_DIR:-$BASE_PATH/processed_data/teacher/full/tiny/}" # more rows of the same kind
+# More rows of the same kind. Exported: in a run DATA_DIR is the student's.
+export TEACHER_DATA_DIR="${TEACHER_DATA_DIR:-$BASE_PATH/processed_data/teacher/full/tiny/}"
 LM_DATA_DIR="${LM_DATA_DIR-$BASE_PATH/processed_data/openwebtext/tiny/$CORPUS_LENGTH/}"
 DEV_NUM="${DEV_NUM:-100}"
 MAX_LENGTH="${MAX_LENGTH:-128}"

@@ -179,6 +179,8 @@ def test_lora_saves_an_adapter_that_goes_on_training_and_is_evaluated(train, sco
     assert adapters[0].keys() == adapters[1].keys()
     assert not all(torch.equal(adapters[0][name], adapters[1][name]) for name in adapters[0])
     assert score(tmp_path / "scores", "--model-path", world.llama, "--peft-path", second).status == 0
+    # Named by its folder alone it is the same model.
+    assert "nothing to do" in score(tmp_path / "scores", "--model-path", second).out
 
 
 def test_below_an_adapter_in_fp32_the_frozen_weights_are_in_the_runs_precision(

@@ -17,7 +17,6 @@ VARIABLES = """
     EVAL_OPTIONS NNODES NODE_RANK MASTER_ADDR DRY_RUN CUDA_VISIBLE_DEVICES TRAIN_ROWS DEV_ROWS TEST_ROWS EPOCHS
     HEAL_CHUNKS WAIT_SECONDS TEACHER_EPOCHS INIT_EPOCHS SFT_EPOCHS FIELD_EPOCHS
 """
-HELPERS = ("common.sh", "defaults.sh", "environment.sh", "lib.sh", "lora.sh", "runs.sh")
 
 
 @dataclass
@@ -74,4 +73,5 @@ def dry_run(script: str, *arguments: str, **variables: str) -> list[Command]:
 def scripts(*folders: str) -> list[str]:
     """Return the scripts below the repository's folders that one can run, by their path."""
     found = [path for folder in folders for path in sorted((REPOSITORY / folder).rglob("*.sh"))]
-    return [str(path.relative_to(REPOSITORY)) for path in found if path.name not in HELPERS]
+    sourced = {*(REPOSITORY / "scripts").glob("*.sh"), *(REPOSITORY / "scripts").glob("*/common.sh")}
+    return [str(path.relative_to(REPOSITORY)) for path in found if path not in sourced]

@@ -111,6 +111,23 @@ def test_several_nodes_are_named_in_the_environment():
     assert command.words[:11] == launcher.split()
 
 
+def test_bug_the_teacher_of_the_tiny_family_ignored_its_data_folder():
+    """DATA_DIR holds for the single script, TEACHER_DATA_DIR for the teacher; a run's DATA_DIR is the student's."""
+    for script, option in (("sft/sft_teacher.sh", "data-dir"), ("tools/process_data_teacher.sh", "processed-data-dir")):
+        for variables, expected in (
+            ({}, "./processed_data/teacher/full/tiny/"),
+            ({"DATA_DIR": "/a"}, "/a"),
+            ({"TEACHER_DATA_DIR": "/b"}, "/b"),
+            ({"DATA_DIR": "/a", "TEACHER_DATA_DIR": "/b"}, "/b"),
+        ):
+            (command,) = dry_run(f"scripts/tiny/{script}", **variables)
+            assert command.value(option) == expected
+    trainings = dry_run("runs/tiny/distillm_contra.sh", DATA_DIR="/a")
+    saved = {command.value("save"): command.value("data-dir") for command in trainings if "type" in command.options}
+    assert saved.pop("./results/tiny/train/sft/teacher") == "./processed_data/teacher/full/tiny/"
+    assert "/a" in {folder for save, folder in saved.items() if "/sft/" in save}
+
+
 @pytest.mark.parametrize("run", RUNS)
 def test_extra_options_of_a_run_go_to_every_training_script_and_eval_options_to_evaluation(run):
     for command in dry_run(run, ".", "2012", "1", "--lr", "7", EVAL_OPTIONS="--num-rows 3 --precision fp32"):
@@ -143,10 +160,10 @@ def test_base_path_leads_every_default_path():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--epochs", "1"], "BASE_PATH '--epochs' is not the repository's root"),
-        ([".", "--epochs"], "MASTER_PORT '--epochs' is not a port"),
-        ([".", "2012", "0"], "GPU_NUM '0' is not a count"),
-        ([".", "2012", "two"], "GPU_NUM 'two' is not a count"),
+        (["--epochs", "1"], "BASE_PATH='--epochs' is not the repository's root"),
+        ([".", "--epochs"], "MASTER_PORT='--epochs' is not a port"),
+        ([".", "2012", "0"], "GPU_NUM='0' is not a count"),
+        ([".", "2012", "two"], "GPU_NUM='two' is not a count"),
     ],
 )
 def test_wrong_arguments_are_one_clear_line(arguments, message):
@@ -323,16 +340,6 @@ def test_an_adapter_that_goes_on_training_and_that_of_the_teacher_are_named_in_t
     assert command.value("teacher-model-path") == "/whole"
     programs = [command.program for command in dry_run("runs/llama2/distillm.sh", TEACHER_PEFT_CKPT="")]
     assert programs.count("finetune.py") == 2  # init and distillation: the teacher is used as it is
-
-
-def test_an_adapter_is_evaluated_by_name_path_and_base_model():
-    script = "scripts/openllama2/eval/eval_main_vicuna_lora.sh"
-    (command,) = dry_run(script, ".", "2012", "1", "my/run", "distillm/3B_7B", "some/base", "--seeds", "10")
-    assert command.value("model-path") == "some/base"
-    assert command.value("peft-path") == "./results/openllama2/train/distillm/3B_7B"
-    assert command.value("save") == "./results/openllama2/eval_main/my_run"
-    assert (command.options["data-names"], command.options["seeds"]) == (["vicuna"], ["10"])
-    assert_fails(bash(script, ".", "2012", "1", "name"), "NAME ADAPTER BASE_MODEL")
 
 
 def test_the_second_node_waits_for_the_data_of_the_first(fake_run, tmp_path):

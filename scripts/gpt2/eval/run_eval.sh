@@ -3,5 +3,4 @@
 set -euo pipefail
 source "$(dirname "$0")/../common.sh" "${BASE_PATH:-.}"
 
-export CUDA_VISIBLE_DEVICES="${1:-0}"
-evaluate "$EVALUATION_SETS" "${@:2}"
+evaluate_on "$@"
