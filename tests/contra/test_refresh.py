@@ -18,8 +18,8 @@ ROWS, STEPS, EPOCHS = 8, 4, 3
 class Visits(FieldTrainer):
     """Remembers the rows of each step instead of learning from them."""
 
-    def _train_step(self, micro_batches):
-        self.visited = [*getattr(self, "visited", []), *micro_batches[0].row_ids.tolist()]
+    def train_step(self, batches):
+        self.visited = [*getattr(self, "visited", []), *(row.row_id for row in batches.rows(self.step))]
         self.step += 1
         return torch.zeros(())
 
