@@ -165,7 +165,7 @@ def test_the_seeds_that_scripts_say_themselves_are_known(family):
     """Else one of SEEDS could be a run that a script has made before under the name of 10."""
     texts = [path.read_text() for path in (REPOSITORY / "scripts" / family).rglob("*.sh")]
     said = set(re.findall(r"--seed (\d+)", "\n".join(texts)))
-    known = re.search(r'^MORE_OWN_SEEDS=\((.*)\)', "\n".join(texts), re.MULTILINE)
+    known = re.search(r"^MORE_OWN_SEEDS=\((.*)\)", "\n".join(texts), re.MULTILINE)
     assert said - {"10"} == set(known.group(1).split() if known else ())
 
 
