@@ -28,12 +28,14 @@ check_environment() {
   require_each PRECISION 'auto|bf16|fp16|fp32' "auto, bf16, fp16 or fp32"
   require_each WAIT_SECONDS '[0-9]{1,5}(\.[0-9]+)?' "a number of seconds"
   require_each VALUES " *$COUNT( +$COUNT)* *" "numbers with spaces between"
+  require_each SEEDS " *(0|$COUNT)( +(0|$COUNT))* *" "numbers with spaces between"
+  require_each ROWS '[^[:cntrl:]]+' "names of rows in one line"
   require_each EVAL_OPTIONS ' *--[a-z][^[:cntrl:]]*' "options in one line"
   require_each "MAX_LENGTH MAX_PROMPT_LENGTH RESPONSE_LENGTH CORPUS_LENGTH EVAL_BATCH_SIZE NUM_DISTILL_LAYERS
     VELOCITY_N_LAYERS VELOCITY_D_MODEL TEST_ROWS TEACHER_EPOCHS INIT_EPOCHS EPOCHS SFT_EPOCHS FIELD_EPOCHS" \
     "$COUNT" "a count from 1 to 999999999"
   require_each "DEV_NUM TRAIN_ROWS DEV_ROWS HEAL_CHUNKS" "-1|$COUNT" "a count from 1 to 999999999, or -1 for all"
   require_paths "CKPT PEFT_CKPT TEACHER_CKPT TEACHER_PEFT_CKPT TEACHER_BASE STUDENT_BASE PRUNED_BASE VELOCITY_FIELD_PATH
-    SAVE_PATH RESULTS_DIR REPORT_DIR DATA_DIR TEACHER_DATA_DIR LM_DATA_DIR PAIR_DATA_DIR RESPONSE_DIR RAW_DATA_DIR
+    SAVE_PATH RESULTS_DIR DATA_DIR TEACHER_DATA_DIR LM_DATA_DIR PAIR_DATA_DIR RESPONSE_DIR RAW_DATA_DIR
     RAW_CORPUS_DIR EVAL_DATA_DIR MODELS WORLD DEEPSPEED_CONFIG"
 }

@@ -26,25 +26,19 @@ PAIR_OPTIONS=( # of DistiLLM-2
   --gradient-accumulation-steps 2
 )
 
+TEACHER_VARIABLE=TEACHER_PEFT_CKPT
 PAIR="${STUDENT_SIZE}_$TEACHER_SIZE"
-RESULT_ROWS=(
-  "Teacher=sft/$FAMILY-$TEACHER_SIZE"
-  "SFT=sft/$FAMILY-$STUDENT_SIZE"
-  "KD=kd/$PAIR"
-  "KD + CONTRA=contra/kd/$PAIR"
-  "DistiLLM=distillm/$PAIR"
-  "DistiLLM + CONTRA=contra/distillm/$PAIR"
-  "FDD=fdd/$PAIR"
-  "FDD + CONTRA=contra/fdd/$PAIR"
-  "DistiLLM-2=distillm2/$PAIR"
-  "DistiLLM-2 + CONTRA=contra/distillm2/$PAIR"
-)
-
-# An empty TEACHER_PEFT_CKPT says that the teacher is a whole model.
-prepare_teacher() {
-  [[ -z "${TEACHER_PEFT_CKPT-default}" ]] ||
-    once_unless_given TEACHER_PEFT_CKPT "$TRAIN/sft/$FAMILY-$TEACHER_SIZE" "sft/sft_${TEACHER_SIZE}_lora.sh" "$@"
-}
+row "Teacher" "sft/$FAMILY-$TEACHER_SIZE" "sft/sft_${TEACHER_SIZE}_lora.sh"
+row "SFT" "sft/$FAMILY-$STUDENT_SIZE" "sft/sft_${STUDENT_SIZE}_lora.sh"
+row "KD" "kd/$PAIR" "kd/kd_${PAIR}_teacher_lora.sh" teacher
+row "KD + CONTRA" "contra/kd/$PAIR" "kd/contra_${PAIR}_teacher_lora.sh" teacher student velocity_field
+row "DistiLLM" "distillm/$PAIR" "distillm/train_${PAIR}_teacher_lora.sh" teacher student
+row "DistiLLM + CONTRA" "contra/distillm/$PAIR" "distillm/contra_${PAIR}_teacher_lora.sh" teacher student velocity_field
+row "FDD" "fdd/$PAIR" "fdd/fdd_${PAIR}_teacher_lora.sh" teacher student
+row "FDD + CONTRA" "contra/fdd/$PAIR" "fdd/contra_${PAIR}_teacher_lora.sh" teacher student velocity_field
+row "DistiLLM-2" "distillm2/$PAIR" "distillm2/distillm2_${PAIR}_lora.sh" teacher student pairs
+row "DistiLLM-2 + CONTRA" "contra/distillm2/$PAIR" "distillm2/contra_${PAIR}_lora.sh" \
+  teacher student pairs pair_velocity_field
 
 prepare_student() {
   once "$TRAIN/init/$FAMILY-$STUDENT_SIZE" "init/init_${STUDENT_SIZE}_lora.sh" "$@"

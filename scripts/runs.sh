@@ -1,23 +1,168 @@
 # shellcheck shell=bash
 # What the scripts of runs/ are made of; sourced by lib.sh.
-# A run calls scripts one after the other. One-time steps are skipped when their output stands; a dry run shows them all.
-# Its common.sh has a function prepare_<what> for each, and names in RESULT_ROWS the checkpoints of the family's table.
+# A family's common.sh says with `row` which models it knows; a run names those of its table, and what they need is made.
+# One-time steps are skipped when their output stands; a dry run shows them all.
 
 EVALUATION_SETS="dolly self_inst vicuna sinst uinst"
 
-# start_run "WHAT..." OPTION...: environment and data, then prepare_<what> for each; refuses a path variable that means
-# another path in each script.
-start_run() {
+# ---- the rows of a table -----------------------------------------------------------------------------------------
+
+RESULT_ROWS=()
+declare -A CHECKPOINT_OF=() SCRIPT_OF=() NEEDS_OF=()
+
+# row NAME CHECKPOINT SCRIPT [NEED...]: a model, its folder below $TRAIN, the script or function that trains it, and what
+# that reads: teacher, student (where distillation starts), velocity_field, pairs, pair_velocity_field. The teacher's own
+# row is called Teacher; what needs no teacher, such as SFT, is trained beside it.
+row() {
+  RESULT_ROWS+=("$1")
+  CHECKPOINT_OF[$1]="$2"
+  SCRIPT_OF[$1]="$3"
+  NEEDS_OF[$1]="${*:4}"
+}
+
+# contains WORD LIST...
+contains() {
+  local word
+  for word in "${@:2}"; do
+    [[ "$word" != "$1" ]] || return 0
+  done
+  return 1
+}
+
+# choose_rows ROW...: these, or those that the user's ROWS names, in the family's order, become CHOSEN.
+choose_rows() {
+  local name names wanted=("$@")
+  if [[ -n "${ROWS:-}" ]]; then
+    wanted=()
+    IFS=, read -ra names <<<"$ROWS"
+    for name in "${names[@]}"; do
+      read -r name <<<"$name" # without the spaces around it
+      contains "$name" "${RESULT_ROWS[@]}" ||
+        die "ROWS: '$name' is no row of $FAMILY: name some of$(printf ' %s,' "${RESULT_ROWS[@]}") with commas between"
+      wanted+=("$name")
+    done
+  fi
+  CHOSEN=()
+  for name in "${RESULT_ROWS[@]}"; do
+    ! contains "$name" "${wanted[@]}" || CHOSEN+=("$name")
+  done
+}
+
+# needed WHAT: some chosen row is made with it.
+needed() {
   local name
+  for name in "${CHOSEN[@]}"; do
+    [[ " ${NEEDS_OF[$name]} " != *" $1 "* ]] || return 0
+  done
+  return 1
+}
+
+# ---- training seeds ----------------------------------------------------------------------------------------------
+
+# The seeds that scripts say themselves go by this one's name, and their results lie in RESULTS_DIR; those of another of
+# the user's SEEDS lie in RESULTS_DIR/seed-<seed>, and its response pairs below RESPONSE_DIR. All share one teacher.
+OWN_SEED=10
+MORE_OWN_SEEDS=() # what else scripts of the family say
+SEED_OPTIONS=()
+
+# check_seeds OPTION...: of one training too many of a kind, or of none, no table could tell.
+check_seeds() {
+  local seed seen=() number='(0|[1-9][0-9]{0,8})'
+  [[ -n "${SEEDS:-}" ]] || return 0
+  [[ "$SEEDS" =~ ^$number( +$number)*$ ]] || die "SEEDS='$SEEDS' are not numbers with spaces between"
+  for seed in $SEEDS; do
+    ! contains "$seed" "${seen[@]}" || die "SEEDS='$SEEDS' names $seed twice: the same training is no other run"
+    ! contains "$seed" "${MORE_OWN_SEEDS[@]}" ||
+      die "SEEDS='$SEEDS': $seed is what some scripts of $FAMILY use as their own, which $OWN_SEED stands for; take another"
+    seen+=("$seed")
+  done
+  ! contains --seed "$@" || die "--seed is one of SEEDS='$SEEDS' in each training: pass one of both"
+  [[ -z "${VELOCITY_FIELD_PATH:-}" ]] || die "VELOCITY_FIELD_PATH leads from one student, SEEDS train several: unset one"
+  [[ "$PAIR_DATA_DIR" == "$RESPONSE_DIR/formatted" ]] ||
+    die "PAIR_DATA_DIR holds the answers of one student, SEEDS train several: unset one, or set RESPONSE_DIR"
+}
+
+# each_seed COMMAND...: a function, for each training seed, with that seed's folders and SEED_OPTIONS.
+each_seed() {
+  local seed
+  for seed in ${SEEDS:-$OWN_SEED}; do
+    in_seed "$seed" "$@"
+  done
+}
+
+in_seed() {
+  if [[ "$1" == "$OWN_SEED" ]]; then
+    "${@:2}"
+    return
+  fi
+  whole_teacher || local -x "$TEACHER_VARIABLE=$(teacher_folder)"
+  local -x TEACHER_BASE="$TEACHER_BASE" STUDENT_BASE="$STUDENT_BASE"
+  local -x RESULTS_DIR="$RESULTS_DIR/seed-$1" RESPONSE_DIR="$RESPONSE_DIR/seed-$1"
+  local -x PAIR_DATA_DIR="$RESPONSE_DIR/formatted"
+  local TRAIN="$RESULTS_DIR/train" SEED_OPTIONS=(--seed "$1")
+  "${@:2}"
+}
+
+# ---- a run -------------------------------------------------------------------------------------------------------
+
+# run_rows ROW... -- OPTION...: trains and evaluates these rows, or ROWS, and ends with their table.
+run_rows() {
+  start_run "$@"
+  report
+}
+
+# start_run ROW... -- OPTION...: everything but the table. Path variables that mean another path in each script are refused.
+start_run() {
+  local name rows=()
   for name in CKPT PEFT_CKPT SAVE_PATH; do
     [[ -z "${!name+set}" ]] || die "$name belongs to single scripts; for a whole run set TEACHER_BASE, STUDENT_BASE or RESULTS_DIR"
   done
+  while [[ "$1" != -- ]]; do
+    rows+=("$1")
+    shift
+  done
+  shift
+  choose_rows "${rows[@]}"
+  check_seeds "$@"
+  note_command "$@"
   dry_run || use_environment
   prepare_data
-  for name in $1; do
-    "prepare_$name" "${@:2}"
+  "$SIDE_BY_SIDE" "prepare_teacher prepare_students" "$@"
+  each_seed distill_rows "$@"
+}
+
+# What each seed trains without a teacher: SFT, and where distillation starts.
+prepare_students() {
+  prepare_student_base "$@"
+  each_seed train_alone "$@"
+}
+
+train_alone() {
+  local name
+  set -- "$@" "${SEED_OPTIONS[@]}"
+  for name in "${CHOSEN[@]}"; do
+    [[ "$name" == Teacher || -n "${NEEDS_OF[$name]}" ]] || function_or_step "${SCRIPT_OF[$name]}" "$@"
+  done
+  ! needed student || prepare_student "$@"
+}
+
+# What each seed trains with it; a method and its CONTRA do not depend on each other.
+distill_rows() {
+  local name scripts=()
+  set -- "$@" "${SEED_OPTIONS[@]}"
+  for name in velocity_field pairs pair_velocity_field; do
+    ! needed "$name" || "prepare_$name" "$@"
+  done
+  for name in "${CHOSEN[@]}"; do
+    [[ -z "${NEEDS_OF[$name]}" ]] || scripts+=("${SCRIPT_OF[$name]}")
+  done
+  while ((${#scripts[@]} > 0)); do
+    "$SIDE_BY_SIDE" "${scripts[*]:0:2}" "$@"
+    scripts=("${scripts[@]:2}")
   done
 }
+
+# ---- steps -------------------------------------------------------------------------------------------------------
 
 # step SCRIPT OPTION...: a script of this family, with this run's three arguments.
 step() {
@@ -25,12 +170,12 @@ step() {
   attend bash "$BASE_PATH/scripts/$FAMILY/$1" "$BASE_PATH" "$MASTER_PORT" "$GPU_NUM" "${@:2}"
 }
 
-# once FOLDER SCRIPT OPTION...: a step that writes FOLDER, unless that stands or is a model on the Hub.
+# once FOLDER SCRIPT OPTION...: a script or function that writes FOLDER, unless that stands or is a model on the Hub.
 once() {
   if ! dry_run && { stands "$1" || is_hub_id "$1"; }; then
-    printf '\n== %s stands: scripts/%s/%s is skipped\n' "$1" "$FAMILY" "$2" >&2
+    printf '\n== %s stands: %s is skipped\n' "$1" "$2" >&2
   else
-    SAVE_PATH="$1" step "${@:2}"
+    SAVE_PATH="$1" function_or_step "${@:2}"
   fi
 }
 
@@ -42,6 +187,18 @@ once_unless_given() {
     once "${@:2}"
   fi
 }
+
+# in_turn "COMMAND..." OPTION...: functions, or scripts of this family, one after the other.
+in_turn() {
+  local command commands
+  read -ra commands <<<"$1"
+  for command in "${commands[@]}"; do
+    function_or_step "$command" "${@:2}"
+  done
+}
+
+# How what does not depend on each other is trained: in_turn, or together where one training leaves cores idle.
+SIDE_BY_SIDE=in_turn
 
 # together "COMMAND..." OPTION...: functions, or scripts of this family, that do not depend on each other, at the same time,
 # each with its share of the cores; one after the other where a run has several processes of its own.
@@ -84,7 +241,7 @@ once_on_first_node() {
   on_first_node once "$@"
   dry_run || stands "$1" || printf '\n== waiting for the first node to write %s\n' "$1" >&2
   until dry_run || stands "$1"; do
-    sleep "${WAIT_SECONDS:-10}"
+    attend sleep "${WAIT_SECONDS:-10}"
   done
 }
 
@@ -98,13 +255,40 @@ prepare_data() {
   fi
 }
 
+# The teacher is the user's, or what the family's row Teacher says. With LoRA it is an adapter, and an empty
+# TEACHER_PEFT_CKPT says that it is a whole model.
+TEACHER_VARIABLE=TEACHER_CKPT
+
+whole_teacher() {
+  [[ "$TEACHER_VARIABLE" == TEACHER_PEFT_CKPT && -z "${TEACHER_PEFT_CKPT-default}" ]]
+}
+
+teacher_folder() {
+  if whole_teacher; then
+    printf '%s' "${TEACHER_CKPT:-$TEACHER_BASE}"
+  else
+    printf '%s' "${!TEACHER_VARIABLE:-$TRAIN/${CHECKPOINT_OF[Teacher]}}"
+  fi
+}
+
+prepare_teacher() {
+  if ! whole_teacher && { needed teacher || contains Teacher "${CHOSEN[@]}"; }; then
+    once_unless_given "$TEACHER_VARIABLE" "$TRAIN/${CHECKPOINT_OF[Teacher]}" "${SCRIPT_OF[Teacher]}" "$@"
+  fi
+}
+
+# The student's base model stands, unless a family trains it, once for all seeds.
+prepare_student_base() {
+  :
+}
+
 # CONTRA's field, on the instruction data and on response pairs, and those pairs.
 prepare_velocity_field() {
   once_unless_given VELOCITY_FIELD_PATH "$TRAIN/velocity_field" train_velocity_field.sh "$@"
 }
 
 prepare_pairs() {
-  once_on_first_node "$PAIR_DATA_DIR" distillm2/generate_data.sh
+  once_on_first_node "$PAIR_DATA_DIR" distillm2/generate_data.sh "${SEED_OPTIONS[@]}"
 }
 
 prepare_pair_velocity_field() {
@@ -112,31 +296,4 @@ prepare_pair_velocity_field() {
     distillm2/train_velocity_field_distillm2.sh "$@"
 }
 
-# The rows that the table shows the differences to, with intervals.
-BASELINES=()
-
-# report CHECKPOINT...: evaluates these, then writes one table and one plot of all of RESULT_ROWS that are evaluated.
-report() {
-  local row checkpoint options sets script rows=() runs=() baselines=()
-  read -ra options <<<"${EVAL_OPTIONS:-}"
-  read -ra sets <<<"$EVALUATION_SETS"
-  for checkpoint in "$@"; do
-    on_first_node evaluate "$EVALUATION_SETS" "$TRAIN/$checkpoint" "${options[@]}"
-  done
-  for row in "${RESULT_ROWS[@]}"; do
-    checkpoint="$TRAIN/${row#*=}"
-    rows+=(--row "${row%%=*}=$(evaluation_folder "$checkpoint")")
-    runs+=(--run "${row%%=*}=$checkpoint")
-  done
-  for row in "${BASELINES[@]}"; do
-    baselines+=(--baseline "$row")
-  done
-  rows+=(--skip-missing --data-names "${sets[@]}" --max-length "$MAX_LENGTH")
-  script="$(cd "$(dirname "$0")" && pwd)/${0##*/}"
-  on_first_node tool make_results_table.py "${rows[@]}" "${baselines[@]}" \
-    --title "Results of the $FAMILY family" \
-    --command "bash ${script#"$REPOSITORY"/}" \
-    --plot results.png \
-    --save "$REPORT_DIR/README.md"
-  on_first_node tool plot_results.py "${rows[@]}" "${runs[@]}" --save "$REPORT_DIR/results.png"
-}
+source "$(dirname "${BASH_SOURCE[0]}")/report.sh"

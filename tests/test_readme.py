@@ -39,7 +39,9 @@ def test_the_test_command_is_the_one_of_ci():
     assert "bash tests/run.sh" in ci
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/differences.md", "docs/guarantees.md", "docs/tiny.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/differences.md", "docs/guarantees.md", "docs/tiny.md", "results/reference/tiny.md"]
+)
 def test_links_lead_to_files(page):
     for link in re.findall(r"\]\(([^)#:]+)\)", (REPOSITORY / page).read_text(encoding="utf-8")):
         assert (REPOSITORY / page).parent.joinpath(link).exists(), link

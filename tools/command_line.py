@@ -1,6 +1,7 @@
 """The command lines of the tools: help is the module's docstring, errors are one line, nobody's files are replaced."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,9 +26,14 @@ def require_replaceable(option: str, folder: Path, is_earlier_output: bool, what
         raise UserError(f"{option} {folder} holds something other than {what}; choose another folder, or remove it")
 
 
-def named_path(text: str) -> tuple[str, str]:
-    """Parse `Name=path`, as in `--row "Teacher=results/gpt2/eval_main/sft"`."""
-    name, separator, path = text.partition("=")
-    if not (name.strip() and separator and path.strip()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form Name=path")
-    return name.strip(), path.strip()
+def named_folders(option: str, given: Sequence[Sequence[str]]) -> dict[str, list[Path]]:
+    """Parse what a repeated option holds, each time `NAME=FOLDER [FOLDER ...]`."""
+    folders: dict[str, list[Path]] = {}
+    for first, *others in given:
+        name, separator, path = (part.strip() for part in first.partition("="))
+        if not (name and separator and path):
+            raise UserError(f"{option} {first!r} is not of the form NAME=FOLDER")
+        if name in folders:
+            raise UserError(f"{option} names {name!r} twice; put all folders of {name} behind one {option}")
+        folders[name] = [Path(text) for text in (path, *others)]
+    return folders

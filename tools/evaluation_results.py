@@ -1,8 +1,10 @@
-"""Read what `evaluate.py` wrote: the scores of several models on the same test sets with the same seeds."""
+"""Read what `evaluate.py` wrote: the scores of several models on the same test sets with the same seeds.
+
+A row of a table is one model, of one training run or of several that differ in their seed.
+"""
 
 import json
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product, zip_longest
@@ -13,7 +15,7 @@ import numpy as np
 
 from data_utils.errors import Reading, UserError
 from distillm.run_identity import RECORD, STUDENT, difference, identity, known_parts
-from tools.command_line import ToolParser, named_path
+from tools.command_line import ToolParser
 
 KNOWN_SETS = ("dolly", "self_inst", "vicuna", "sinst", "uinst")
 # What rows of one table may differ in: their models, and how these were computed. The data are compared set by set.
@@ -22,7 +24,7 @@ FREE_OPTIONS = {*STUDENT, "precision", "global batch size"}
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One model's results; `folder` holds `<set>-<max-length>/<seed>/{metrics.json,answers.jsonl}`."""
+    """The results of one training run; `folder` holds `<set>-<max-length>/<seed>/{metrics.json,answers.jsonl}`."""
 
     name: str
     folder: Path
@@ -71,6 +73,24 @@ class Evaluation:
         return scores
 
 
+@dataclass(frozen=True)
+class Row:
+    """A model: its training runs, all evaluated on the same sets with the same seeds."""
+
+    name: str
+    runs: Sequence[Evaluation]
+
+    @cached_property
+    def columns(self) -> list[np.ndarray]:
+        """ROUGE-L of every set, then its average over sets, each `[runs, seeds]`."""
+        scores = np.array([run.scores for run in self.runs])
+        return [*scores.swapaxes(0, 1), scores.mean(1)]
+
+
+def every_run(rows: Sequence[Row]) -> list[Evaluation]:
+    return [run for row in rows for run in row.runs]
+
+
 def as_score(value: Any) -> float:
     """Return a number as it is; anything else, NaN and infinity included, is a ValueError."""
     if not isinstance(value, int | float) or not abs(value) < 1e9:
@@ -82,58 +102,81 @@ def add_result_options(parser: ToolParser) -> None:
     """Add the options that say which results are meant."""
     parser.add_argument(
         "--row",
-        type=named_path,
+        nargs="+",
         action="append",
         required=True,
-        metavar="NAME=PATH",
-        help="a model and its results folder, e.g. Teacher=results/gpt2/eval_main/sft/gpt2-xlarge; repeat",
+        metavar=("NAME=FOLDER", "FOLDER"),
+        help="a model and its results, e.g. SFT=results/gpt2/eval_main/sft_gpt2-base; the folders of further training "
+        "runs of it follow; repeat",
+    )
+    parser.add_argument(
+        "--run",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("NAME=FOLDER", "FOLDER"),
+        help="a model and the save folders of its training runs; repeat",
     )
     parser.add_argument("--data-names", nargs="+", help="test sets; default: all that any row has")
-    parser.add_argument("--seeds", nargs="+", type=int, help="default: all that any row has")
-    parser.add_argument("--max-length", type=int, default=512, help="the --max-length of the evaluation")
-    parser.add_argument(
-        "--skip-missing", action="store_true", help="leave out models that lack a result, instead of an error"
-    )
+    parser.add_argument("--seeds", nargs="+", type=int, help="sampling seeds; default: all that any row has")
+    parser.add_argument("--max-length", type=int, help="that of the evaluation; needed where results of several exist")
 
 
-def open_evaluations(
-    rows: Sequence[tuple[str, str]],
-    data_names: Sequence[str] | None,
-    seeds: Sequence[int] | None,
-    max_length: int,
-    skip_missing: bool = False,
-) -> list[Evaluation]:
-    """Return the named evaluations; one that lacks a set or a seed is an error, or is left out with a message."""
-    folders = {name: Path(path) for name, path in rows}
-    if len(folders) != len(rows):
-        raise UserError(f"two rows have one name: {', '.join(name for name, _ in rows)}; name each --row differently")
-    for name, folder in folders.items():
-        if not folder.is_dir() and not skip_missing:
-            raise UserError(f"{name}: {folder} does not exist; expected a results folder of evaluate.py")
-    found = [path for folder in folders.values() for path in folder.glob(f"*-{max_length}/*/metrics.json")]
-    sets = data_names or _in_known_order({path.parent.parent.name.rpartition("-")[0] for path in found})
-    chosen = seeds or sorted({int(path.parent.name) for path in found if path.parent.name.isdecimal()})
+def open_rows(
+    folders: dict[str, list[Path]],
+    data_names: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    max_length: int | None = None,
+) -> list[Row]:
+    """Return the rows, given the results folders of each; what is not given is read off the folders.
+
+    Raises:
+        UserError: a row lacks a set or a seed, or rows cannot be compared.
+    """
+    check_folders(folders)
+    found = {result for paths in folders.values() for path in paths for result in results_in(path)}
+    length = max_length or only_max_length({length for _, length, _ in found})
+    sets = data_names or _in_known_order({name for name, of, _ in found if of == length})
+    chosen = seeds or sorted({seed for _, of, seed in found if of == length})
     if not sets or not chosen:
-        raise UserError(f"no row has a result of --max-length {max_length}; run evaluate.py first")
-    complete = []
-    for name, folder in folders.items():
-        evaluation = Evaluation(name, folder, tuple(sets), tuple(chosen), max_length)
-        try:
-            _ = evaluation.scores
-        except UserError as error:
-            if not skip_missing:
-                raise
-            print(f"left out: {error}", file=sys.stderr)
-        else:
-            complete.append(evaluation)
-    if not complete:
-        raise UserError(f"no row has all of {', '.join(sets)} with the seeds {', '.join(map(str, chosen))}")
-    check_comparable(complete)
-    return complete
+        raise UserError(f"no row has a result of --max-length {length}; run evaluate.py first")
+    rows = [
+        Row(name, [Evaluation(name, path, tuple(sets), tuple(chosen), length) for path in paths])
+        for name, paths in folders.items()
+    ]
+    for row in rows:
+        _ = row.columns  # a missing result is said before anything else is compared
+    check_comparable(every_run(rows))
+    return rows
+
+
+def check_folders(folders: dict[str, list[Path]]) -> None:
+    for name, paths in folders.items():
+        for path in paths:
+            if not path.is_dir():
+                raise UserError(f"{name}: {path} does not exist; expected a results folder of evaluate.py")
+        if len({path.resolve() for path in paths}) != len(paths):
+            raise UserError(f"{name} names one folder twice: {', '.join(map(str, paths))}; each is a training run")
+
+
+def results_in(folder: Path) -> Iterator[tuple[str, int, int]]:
+    """Yield test set, max-length and seed of everything that is evaluated in a results folder."""
+    for path in folder.glob("*-*/*/metrics.json"):
+        (name, _, length), seed = path.parents[1].name.rpartition("-"), path.parent.name
+        if length.isdecimal() and seed.isdecimal():
+            yield name, int(length), int(seed)
+
+
+def only_max_length(found: set[int]) -> int:
+    if not found:
+        raise UserError("no row has a result; run evaluate.py first")
+    if len(found) > 1:
+        raise UserError(f"results of --max-length {' and '.join(map(str, sorted(found)))} exist; name one of them")
+    return next(iter(found))
 
 
 def check_comparable(evaluations: Sequence[Evaluation]) -> None:
-    """Raise if a row is of several models, or rows are of several options or, in one set, of several data."""
+    """Raise if a run's results are of several models, or runs of several options or, in one set, of several data."""
     firsts: dict[str, tuple[str, dict[str, Any]]] = {}
     for evaluation in evaluations:
         for data_name, seed in product(evaluation.sets, evaluation.seeds):
@@ -142,7 +185,11 @@ def check_comparable(evaluations: Sequence[Evaluation]) -> None:
             if header is None:
                 continue
             for group, matters, advice in (
-                (f"model of {evaluation.name}", STUDENT.__contains__, "both with one model, or with a --save for each"),
+                (
+                    f"model in {evaluation.folder}",
+                    STUDENT.__contains__,
+                    "both with one model, or with a --save for each",
+                ),
                 ("options", lambda name: name not in FREE_OPTIONS | {"data_dir"}, "both with the same options"),
                 (f"data of {data_name}", {"data_dir"}.__contains__, "both on the same data"),
             ):
@@ -191,6 +238,12 @@ def _in_known_order(names: set[str]) -> list[str]:
     return known + sorted(names - set(known))
 
 
-def mean_and_std(scores: np.ndarray) -> tuple[float, float | None]:
-    """Return the mean over seeds and their sample standard deviation (None for one seed); `[seeds]`."""
-    return float(scores.mean()), float(scores.std(ddof=1)) if len(scores) > 1 else None
+def spread_is_over_runs(rows: Sequence[Row]) -> bool:
+    """Whether a cell's ± tells runs apart; with one run of each row it tells sampling seeds apart."""
+    return any(len(row.runs) > 1 for row in rows)
+
+
+def mean_and_std(scores: np.ndarray, over_runs: bool) -> tuple[float, float | None]:
+    """Return the mean of `[runs, seeds]` and the sample standard deviation over runs or seeds (None if of one)."""
+    values = scores.mean(1) if over_runs else scores[0]
+    return float(scores.mean()), float(values.std(ddof=1)) if len(values) > 1 else None

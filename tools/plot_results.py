@@ -1,11 +1,11 @@
 """Draw one figure of an experiment: how the runs went on the dev set, and how the models score on the test sets.
 
-    python3 tools/plot_results.py --save results/tiny/plot.png \\
-        --run DistiLLM=results/tiny/train/distillm --row SFT=results/tiny/eval_main/sft/student \\
-        --row DistiLLM=results/tiny/eval_main/distillm
+    python3 tools/plot_results.py --save results/tiny/mine.png \\
+        --run DistiLLM=results/tiny/train/distillm/student --row SFT=results/tiny/eval_main/sft_student \\
+        --row DistiLLM=results/tiny/eval_main/distillm_student
 
-`--run NAME=FOLDER` names a training run's folder (or its log.jsonl); `--row` is that of make_results_table.py.
-A name has one colour in all panels. Bars are means over seeds, their error bars one standard deviation.
+`--run NAME=FOLDER FOLDER …` names the folders of a model's training runs; `--row` is that of make_results_table.py.
+A name has one colour in all panels. Bars are means and their error bars one standard deviation, as in the table.
 """
 
 import json
@@ -26,8 +26,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from data_utils.errors import UserError, run_as_script
 from data_utils.files import atomic_file
-from tools.command_line import ToolParser, named_path
-from tools.evaluation_results import Evaluation, add_result_options, mean_and_std, open_evaluations
+from tools.command_line import ToolParser, named_folders
+from tools.evaluation_results import Row, add_result_options, mean_and_std, open_rows, spread_is_over_runs
 
 # Okabe and Ito's palette, told apart by colour-blind readers; line styles and hatches for more names than colours.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442")
@@ -39,9 +39,9 @@ Records = list[dict[str, Any]]
 
 def read_log(path: Path) -> Records:
     """Return the records of a run's log.jsonl; a line torn by a kill can only be the last."""
-    path = path / "log.jsonl" if path.is_dir() else path
+    path = path / "log.jsonl"
     if not path.is_file():
-        raise UserError(f"{path} does not exist; expected the folder or the log.jsonl of a training run")
+        raise UserError(f"{path} does not exist; expected it in the save folder of a training run")
     records: Records = []
     lines = path.read_bytes().splitlines()
     for number, line in enumerate(lines, start=1):
@@ -64,11 +64,11 @@ def curve(records: Records, key: str) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [y for _, y in points]
 
 
-def draw_curves(axes: Axes, runs: dict[str, Records], key: str, label: str, style: dict[str, int]) -> None:
-    for name, records in runs.items():
+def draw_curves(axes: Axes, runs: dict[str, list[Records]], key: str, label: str, style: dict[str, int]) -> None:
+    for name, logs in runs.items():
         index = style[name]
-        x, y = curve(records, key)
-        if x:
+        curves = [curve(records, key) for records in logs]
+        for place, (x, y) in enumerate(each for each in curves if each[0]):
             axes.plot(
                 [100 * share for share in x],
                 y,
@@ -77,20 +77,20 @@ def draw_curves(axes: Axes, runs: dict[str, Records], key: str, label: str, styl
                 marker=MARKERS[index % len(MARKERS)],
                 markersize=4,
                 linewidth=1.5,
-                label=name,
+                label=None if place else name,
             )
     axes.set_ylabel(label)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def draw_bars(axes: Axes, evaluations: Sequence[Evaluation], style: dict[str, int]) -> None:
-    groups = [*evaluations[0].sets, "average"] if len(evaluations[0].sets) > 1 else list(evaluations[0].sets)
-    width = 0.8 / len(evaluations)
-    for place, evaluation in enumerate(evaluations):
-        index = style[evaluation.name]
-        columns = [*evaluation.scores, evaluation.scores.mean(0)][: len(groups)]
-        means, stds = zip(*(mean_and_std(scores) for scores in columns), strict=True)
+def draw_bars(axes: Axes, rows: Sequence[Row], style: dict[str, int]) -> None:
+    sets, over_runs = rows[0].runs[0].sets, spread_is_over_runs(rows)
+    groups = [*sets, "average"] if len(sets) > 1 else list(sets)
+    width = 0.8 / len(rows)
+    for place, row in enumerate(rows):
+        index = style[row.name]
+        means, stds = zip(*(mean_and_std(scores, over_runs) for scores in row.columns[: len(groups)]), strict=True)
         axes.bar(
             np.arange(len(groups)) - 0.4 + width * (place + 0.5),
             means,
@@ -100,7 +100,7 @@ def draw_bars(axes: Axes, evaluations: Sequence[Evaluation], style: dict[str, in
             color=COLOURS[index % len(COLOURS)],
             hatch=HATCHES[index // len(COLOURS) % len(HATCHES)],
             edgecolor="white",
-            label=evaluation.name,
+            label=row.name,
         )
     axes.set_xticks(np.arange(len(groups)), groups)
     axes.set_ylabel("test ROUGE-L")
@@ -109,24 +109,25 @@ def draw_bars(axes: Axes, evaluations: Sequence[Evaluation], style: dict[str, in
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def draw(runs: dict[str, Records], evaluations: Sequence[Evaluation], title: str | None) -> pyplot.Figure:
+def draw(runs: dict[str, list[Records]], rows: Sequence[Row], title: str | None) -> pyplot.Figure:
     """Return the figure: dev curves on the left (what the logs hold), bars on the right, one legend below."""
-    names = list(dict.fromkeys([*(evaluation.name for evaluation in evaluations), *runs]))
+    names = list(dict.fromkeys([*(row.name for row in rows), *runs]))
     style = {name: index for index, name in enumerate(names)}
-    panels = [panel for panel in PANELS if any(panel[0] in record for log in runs.values() for record in log)]
-    bars = len(evaluations) * (len(evaluations[0].sets) + 1)
+    records = [record for logs in runs.values() for log in logs for record in log]
+    panels = [panel for panel in PANELS if any(panel[0] in record for record in records)]
+    bars = len(rows) * (len(rows[0].runs[0].sets) + 1)
     sides = ([5.0] if panels else []) + [max(5.0, 2.0 + 0.22 * bars)]
     figure = pyplot.figure(figsize=(sum(sides), 5.2), layout=ConstrainedLayoutEngine(w_pad=0.1))
     grid = figure.add_gridspec(max(1, len(panels)), len(sides), width_ratios=sides)
     first: Axes | None = None
-    for row, (key, label) in enumerate(panels):
-        axes = figure.add_subplot(grid[row, 0], sharex=first)
+    for place, (key, label) in enumerate(panels):
+        axes = figure.add_subplot(grid[place, 0], sharex=first)
         draw_curves(axes, runs, key, label, style)
-        axes.tick_params(labelbottom=row == len(panels) - 1)
+        axes.tick_params(labelbottom=place == len(panels) - 1)
         first = first or axes
-        if row == len(panels) - 1:
+        if place == len(panels) - 1:
             axes.set_xlabel("share of the run's steps (%)")
-    draw_bars(figure.add_subplot(grid[:, -1]), evaluations, style)
+    draw_bars(figure.add_subplot(grid[:, -1]), rows, style)
     handles = {
         label: handle
         for axes in reversed(figure.axes)
@@ -143,19 +144,15 @@ def draw(runs: dict[str, Records], evaluations: Sequence[Evaluation], title: str
 
 def main() -> None:
     parser = ToolParser(__doc__)
-    parser.add_argument(
-        "--run", type=named_path, action="append", default=[], metavar="NAME=FOLDER", help="a training run; repeat"
-    )
     add_result_options(parser)
     parser.add_argument("--title", help="heading")
     parser.add_argument("--save", type=Path, required=True, help="PNG file to write")
     options = parser.parse_args()
-    evaluations = open_evaluations(
-        options.row, options.data_names, options.seeds, options.max_length, options.skip_missing
-    )
-    left_out = {name for name, _ in options.row} - {evaluation.name for evaluation in evaluations}
-    runs = {name: read_log(Path(path)) for name, path in options.run if name not in left_out}
-    figure = draw(runs, evaluations, options.title)
+    rows = open_rows(named_folders("--row", options.row), options.data_names, options.seeds, options.max_length)
+    runs = {
+        name: [read_log(folder) for folder in folders] for name, folders in named_folders("--run", options.run).items()
+    }
+    figure = draw(runs, rows, options.title)
     with atomic_file(options.save) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
     print(options.save)

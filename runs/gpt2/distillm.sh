@@ -1,8 +1,6 @@
 #!/usr/bin/env bash
-# DistiLLM on gpt2, from nothing to its ROUGE-L. Extra options go to every training script.
+# DistiLLM on gpt2, beside teacher and SFT: from nothing to a table. Extra options go to every training script.
 set -euo pipefail
 source "$(dirname "$0")/../../scripts/gpt2/common.sh"
 
-start_run "teacher student" "$@"
-step distillm/train_0.1B_1.5B.sh "$@"
-report distillm/0.1B_1.5B
+run_rows "Teacher" "SFT" "DistiLLM" -- "$@"

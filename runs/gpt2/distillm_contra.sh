@@ -1,8 +1,6 @@
 #!/usr/bin/env bash
-# DistiLLM + CONTRA on gpt2, from nothing to its ROUGE-L. Extra options go to every training script.
+# DistiLLM and DistiLLM + CONTRA on gpt2, beside teacher and SFT: from nothing to a table. Extra options go to every training script.
 set -euo pipefail
 source "$(dirname "$0")/../../scripts/gpt2/common.sh"
 
-start_run "teacher student velocity_field" "$@"
-step distillm/contra_0.1B_1.5B.sh "$@"
-report contra/distillm/0.1B_1.5B
+run_rows "Teacher" "SFT" "DistiLLM" "DistiLLM + CONTRA" -- "$@"

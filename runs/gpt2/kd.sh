@@ -1,8 +1,6 @@
 #!/usr/bin/env bash
-# Classic distillation on gpt2, from nothing to its ROUGE-L. Extra options go to every training script.
+# Classic distillation on gpt2, beside teacher and SFT: from nothing to a table. Extra options go to every training script.
 set -euo pipefail
 source "$(dirname "$0")/../../scripts/gpt2/common.sh"
 
-start_run teacher "$@"
-step kd/kd_base.sh "$@"
-report kd/base
+run_rows "Teacher" "SFT" "KD" -- "$@"

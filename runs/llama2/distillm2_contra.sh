@@ -1,8 +1,6 @@
 #!/usr/bin/env bash
-# DistiLLM-2 + CONTRA on llama2, from nothing to its ROUGE-L. Extra options go to every training script.
+# DistiLLM-2 and DistiLLM-2 + CONTRA on llama2, beside teacher and SFT: from nothing to a table. Extra options go to every training script.
 set -euo pipefail
 source "$(dirname "$0")/../../scripts/llama2/common.sh"
 
-start_run "teacher student pairs pair_velocity_field" "$@"
-step distillm2/contra_7B_13B_lora.sh "$@"
-report contra/distillm2/7B_13B
+run_rows "Teacher" "SFT" "DistiLLM-2" "DistiLLM-2 + CONTRA" -- "$@"

@@ -1,8 +1,6 @@
 #!/usr/bin/env bash
-# FDD on llama2, from nothing to its ROUGE-L. Extra options go to every training script.
+# FDD on llama2, beside teacher and SFT: from nothing to a table. Extra options go to every training script.
 set -euo pipefail
 source "$(dirname "$0")/../../scripts/llama2/common.sh"
 
-start_run "teacher student" "$@"
-step fdd/fdd_7B_13B_teacher_lora.sh "$@"
-report fdd/7B_13B
+run_rows "Teacher" "SFT" "FDD" -- "$@"

@@ -1,8 +1,6 @@
 #!/usr/bin/env bash
-# DistiLLM on openllama2, from nothing to its ROUGE-L. Extra options go to every training script.
+# DistiLLM on openllama2, beside teacher and SFT: from nothing to a table. Extra options go to every training script.
 set -euo pipefail
 source "$(dirname "$0")/../../scripts/openllama2/common.sh"
 
-start_run "teacher student" "$@"
-step distillm/train_3B_7B_teacher_lora.sh "$@"
-report distillm/3B_7B
+run_rows "Teacher" "SFT" "DistiLLM" -- "$@"

@@ -1,15 +1,6 @@
 #!/usr/bin/env bash
-# DistiLLM and DistiLLM + CONTRA with a real pretrained model on a CPU, with teacher and baseline.
-# Sizes are environment variables, see scripts/smollm2/common.sh.
+# DistiLLM and DistiLLM + CONTRA with a real pretrained model on a CPU (sizes: scripts/smollm2/common.sh), beside teacher and SFT: from nothing to a table. Extra options go to every training script.
 set -euo pipefail
 source "$(dirname "$0")/../../scripts/smollm2/common.sh"
 
-start_run "" "$@"
-step pretrain/heal_student.sh "$@"
-step sft/sft_teacher.sh "$@"
-step sft/sft_student.sh "$@"
-step init/init_student.sh "$@"
-step train_velocity_field.sh "$@"
-step distillm/train.sh "$@"
-step distillm/contra.sh "$@"
-report "${RESULT_ROWS[@]#*=}"
+run_rows "Teacher" "SFT" "DistiLLM" "DistiLLM + CONTRA" -- "$@"

@@ -1,8 +1,6 @@
 #!/usr/bin/env bash
-# DistiLLM-2 + CONTRA in an invented world, with teacher and baseline. Extra options go to every training script.
+# DistiLLM-2 and DistiLLM-2 + CONTRA in an invented world, without network, data or GPU, beside teacher and SFT: from nothing to a table. Extra options go to every training script.
 set -euo pipefail
 source "$(dirname "$0")/../../scripts/tiny/common.sh"
 
-start_run "models pairs pair_velocity_field" "$@"
-step distillm2/contra.sh "$@"
-report sft/teacher sft/student contra/distillm2/student
+run_rows "Teacher" "SFT" "DistiLLM-2" "DistiLLM-2 + CONTRA" -- "$@"

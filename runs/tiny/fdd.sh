@@ -1,8 +1,6 @@
 #!/usr/bin/env bash
-# FDD in an invented world, with teacher and baseline. Extra options go to every training script.
+# FDD in an invented world, without network, data or GPU, beside teacher and SFT: from nothing to a table. Extra options go to every training script.
 set -euo pipefail
 source "$(dirname "$0")/../../scripts/tiny/common.sh"
 
-start_run models "$@"
-step fdd/train.sh "$@"
-report sft/teacher sft/student fdd/student
+run_rows "Teacher" "SFT" "FDD" -- "$@"

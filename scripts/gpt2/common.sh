@@ -22,38 +22,39 @@ FIELD_OPTIONS=(
   --epochs 3
 )
 
-RESULT_ROWS=(
-  "Teacher=sft/gpt2-xlarge"
-  "SFT=sft/gpt2-base"
-  "KD=kd/base"
-  "KD + CONTRA=contra/kd/base"
-  "DistiLLM=distillm/0.1B_1.5B"
-  "DistiLLM + CONTRA=contra/distillm/0.1B_1.5B"
-  "FDD=fdd/base"
-  "FDD + CONTRA=contra/fdd/base"
-  "DistiLLM-2=distillm2/v2_base"
-  "DistiLLM-2 + CONTRA=contra/distillm2/0.1B_1.5B"
-)
-
-prepare_teacher() {
-  once_unless_given TEACHER_CKPT "$TRAIN/sft/gpt2-xlarge" sft/sft_xlarge.sh "$@"
-}
+row "Teacher" sft/gpt2-xlarge sft/sft_xlarge.sh
+row "SFT" sft/gpt2-base sft/sft_base.sh
+row "KD" kd/base kd/kd_base.sh teacher
+row "KD + CONTRA" contra/kd/base kd/contra_base.sh teacher student velocity_field
+row "DistiLLM" distillm/0.1B_1.5B distillm/train_0.1B_1.5B.sh teacher student
+row "DistiLLM + CONTRA" contra/distillm/0.1B_1.5B distillm/contra_0.1B_1.5B.sh teacher student velocity_field
+row "FDD" fdd/base fdd/fdd_base.sh teacher student
+row "FDD + CONTRA" contra/fdd/base fdd/contra_base.sh teacher student velocity_field
+row "DistiLLM-2" distillm2/v2_base distillm2/distillm2_v2_base.sh teacher student pairs
+row "DistiLLM-2 + CONTRA" contra/distillm2/0.1B_1.5B distillm2/contra_0.1B_1.5B.sh teacher student pairs pair_velocity_field
 
 prepare_student() {
   once "$TRAIN/init/gpt2-base" init/init_base.sh "$@"
 }
 
-# ablate NAME VARIABLE OPTION...: the velocity field and DistiLLM + CONTRA once more for each of VALUES.
+# ablate NAME VARIABLE OPTION...: DistiLLM + CONTRA once more for each of VALUES, each with a velocity field of its own.
 ablate() {
   local value
-  start_run "teacher student" "${@:3}"
-  RESULT_ROWS=()
+  start_run Teacher SFT DistiLLM -- "${@:3}"
+  needed student || die "ROWS: an ablation needs DistiLLM"
+  each_seed ablate_values "$@"
   for value in $VALUES; do
-    export "$2=$value" VELOCITY_FIELD_PATH="$TRAIN/velocity_field/$1/$value"
-    once "$VELOCITY_FIELD_PATH" train_velocity_field.sh "${@:3}"
-    SAVE_PATH="$TRAIN/ablation/$1/$value" step distillm/contra_0.1B_1.5B.sh "${@:3}"
-    RESULT_ROWS+=("$1 $value=ablation/$1/$value")
+    row "CONTRA, $1 $value" "ablation/$1/$value" ""
+    CHOSEN+=("CONTRA, $1 $value")
   done
-  REPORT_DIR="$RESULTS_DIR/ablation/$1"
-  report "${RESULT_ROWS[@]#*=}"
+  report
+}
+
+ablate_values() {
+  local value
+  for value in $VALUES; do
+    local -x "$2=$value" VELOCITY_FIELD_PATH="$TRAIN/velocity_field/$1/$value"
+    once "$VELOCITY_FIELD_PATH" train_velocity_field.sh "${@:3}" "${SEED_OPTIONS[@]}"
+    SAVE_PATH="$TRAIN/ablation/$1/$value" step distillm/contra_0.1B_1.5B.sh "${@:3}" "${SEED_OPTIONS[@]}"
+  done
 }

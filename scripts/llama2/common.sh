@@ -17,3 +17,4 @@ PAIR_OPTIONS+=(
   --generate-sgo-interval 4
   --seed 31
 )
+MORE_OWN_SEEDS=(20 31 1031)

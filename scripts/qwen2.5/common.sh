@@ -22,16 +22,10 @@ FIELD_OPTIONS=(
   --epochs 3
 )
 
-RESULT_ROWS=(
-  "Teacher=sft/qwen2.5-1.5B"
-  "SFT=sft/qwen2.5-0.5B"
-  "DistiLLM=distillm/0.5B_1.5B"
-  "DistiLLM + CONTRA=contra/distillm/0.5B_1.5B"
-)
-
-prepare_teacher() {
-  once_unless_given TEACHER_CKPT "$TRAIN/sft/qwen2.5-1.5B" sft/sft_1.5B.sh "$@"
-}
+row "Teacher" sft/qwen2.5-1.5B sft/sft_1.5B.sh
+row "SFT" sft/qwen2.5-0.5B sft/sft_0.5B.sh
+row "DistiLLM" distillm/0.5B_1.5B distillm/train_0.5B_1.5B.sh teacher student
+row "DistiLLM + CONTRA" contra/distillm/0.5B_1.5B distillm/contra_0.5B_1.5B.sh teacher student velocity_field
 
 prepare_student() {
   once "$TRAIN/init/qwen2.5-0.5B" init/init_0.5B.sh "$@"

@@ -48,13 +48,10 @@ FIELD_OPTIONS=(
   --epochs "$FIELD_EPOCHS"
 )
 
-BASELINES=(SFT DistiLLM)
-RESULT_ROWS=(
-  "Teacher=sft/smollm2-135M"
-  "SFT=sft/smollm2-64M"
-  "DistiLLM=distillm/64M_135M"
-  "DistiLLM + CONTRA=contra/distillm/64M_135M"
-)
+row "Teacher" sft/smollm2-135M sft/sft_teacher.sh
+row "SFT" sft/smollm2-64M sft/sft_student.sh
+row "DistiLLM" distillm/64M_135M distillm/train.sh teacher student
+row "DistiLLM + CONTRA" contra/distillm/64M_135M distillm/contra.sh teacher student velocity_field
 
 # The data have no default size on disk to stand for: they are processed anew, which takes seconds.
 prepare_data() {
@@ -66,4 +63,12 @@ prepare_data() {
     on_first_node step tools/process_data_pretrain.sh
   fi
   once_on_first_node "$PRUNED_BASE" tools/prune_student.sh
+}
+
+prepare_student_base() {
+  once "$STUDENT_BASE" pretrain/heal_student.sh "$@"
+}
+
+prepare_student() {
+  once "$TRAIN/init/smollm2-64M" init/init_student.sh "$@"
 }

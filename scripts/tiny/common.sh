@@ -46,17 +46,15 @@ ON_POLICY_OPTIONS+=(
   --init-threshold 0.3 # all three kinds of rows occur in a short run
 )
 
-BASELINES=(SFT DistiLLM FDD DistiLLM-2)
-RESULT_ROWS=(
-  "Teacher=sft/teacher"
-  "SFT=sft/student"
-  "DistiLLM=distillm/student"
-  "DistiLLM + CONTRA=contra/distillm/student"
-  "FDD=fdd/student"
-  "FDD + CONTRA=contra/fdd/student"
-  "DistiLLM-2=distillm2/student"
-  "DistiLLM-2 + CONTRA=contra/distillm2/student"
-)
+SIDE_BY_SIDE=together
+row "Teacher" sft/teacher train_teacher
+row "SFT" sft/student train_baseline
+row "DistiLLM" distillm/student distillm/train.sh teacher student
+row "DistiLLM + CONTRA" contra/distillm/student distillm/contra.sh teacher student velocity_field
+row "FDD" fdd/student fdd/train.sh teacher student
+row "FDD + CONTRA" contra/fdd/student fdd/contra.sh teacher student velocity_field
+row "DistiLLM-2" distillm2/student distillm2/train.sh teacher student pairs
+row "DistiLLM-2 + CONTRA" contra/distillm2/student distillm2/contra.sh teacher student pairs pair_velocity_field
 
 prepare_data() {
   on_first_node step tools/make_world.sh
@@ -66,23 +64,21 @@ prepare_data() {
   once_on_first_node "$LM_DATA_DIR" tools/process_data_pretrain.sh
 }
 
-prepare_models() {
-  together "prepare_teacher prepare_student" "$@"
+train_teacher() {
+  once "$TEACHER_BASE" pretrain/teacher.sh "$@"
+  step sft/sft_teacher.sh "$@"
 }
 
-prepare_teacher() {
-  once "$TEACHER_BASE" pretrain/teacher.sh "$@"
-  once_unless_given TEACHER_CKPT "$TRAIN/sft/teacher" sft/sft_teacher.sh "$@"
+prepare_student_base() {
+  once "$STUDENT_BASE" pretrain/student.sh "$@"
 }
 
 prepare_student() {
-  once "$STUDENT_BASE" pretrain/student.sh "$@"
-  prepare_baseline "$@"
   once "$TRAIN/init/student" init/init_student.sh "$@"
 }
 
-# The baseline is the best of three learning rates on the dev set.
-prepare_baseline() {
+# SFT is the best of three learning rates on the dev set.
+train_baseline() {
   local lr runs=()
   for lr in 2e-3 4e-3 8e-3; do
     runs+=("$TRAIN/sft/student-$lr")

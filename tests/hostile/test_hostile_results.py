@@ -18,7 +18,7 @@ from tests.hostile.damage import damages
 from tests.hostile.texts import BROKEN_TEXT, JUNK, TEXT
 from tests.runtime.tiny import ALONE
 from tools.build_response_pairs import join, read_responses
-from tools.evaluation_results import open_evaluations
+from tools.evaluation_results import open_rows
 from tools.generate_responses import append, resume
 from tools.make_results_table import document
 from tools.plot_results import read_log
@@ -166,8 +166,8 @@ def write_evaluation(folder: Path, rows: list[tuple[str, str]], seed: int = 10) 
 @cases(200, rows=st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=4))
 def test_whatever_was_answered_has_its_row_in_the_table(tmp_path, rows):
     write_evaluation(tmp_path / "a", rows)
-    (evaluation,) = open_evaluations([("A", str(tmp_path / "a"))], None, None, 512)
-    assert evaluation.row_scores("dolly").shape == (1, len(rows))
+    (row,) = open_rows({"A": [tmp_path / "a"]})
+    assert row.runs[0].row_scores("dolly").shape == (1, len(rows))
 
 
 @pytest.fixture(scope="module")
@@ -189,9 +189,9 @@ def test_a_damaged_result_is_refused_evaluated_anew_or_in_the_table(evaluated, t
     changed = damage.apply(path, tmp_path / "results" / "b" / "dolly-512" / "10" / path.name)
     job = Job("dolly", 10, folder, [], HEADER)
     assert is_done(job) or (changed and path.name in ("args.json", "metrics.json"))
-    rows = [(name.upper(), str(tmp_path / "results" / name)) for name in "ab"]
+    folders = {name.upper(): [tmp_path / "results" / name] for name in "ab"}
     try:
-        text = document(open_evaluations(rows, ["dolly"], [10], 512), ["A"], None, "", "")
+        text = document(open_rows(folders, ["dolly"], [10]), ["A"])
     except UserError as error:
         assert str(path) in one_line(error) or "A" in str(error)
         assert changed
@@ -206,11 +206,11 @@ def test_a_score_that_is_no_number_is_refused(evaluated, tmp_path, value):
     path.write_text(json.dumps({"rougeL": value}))
     number = isinstance(value, int | float) and abs(value) < 1e9
     try:
-        (evaluation,) = open_evaluations([("A", str(tmp_path / "results" / "a"))], None, None, 512)
+        (row,) = open_rows({"A": [tmp_path / "results" / "a"]})
     except UserError as error:
         assert str(path) in one_line(error) and not number
         return
-    assert number and evaluation.scores.tolist() == [[float(value)]]
+    assert number and row.runs[0].scores.tolist() == [[float(value)]]
 
 
 @cases(
@@ -224,7 +224,7 @@ def test_a_damaged_log_is_refused_or_read_and_a_resumed_run_cuts_it(tmp_path, st
     lines_of(path, [{"step": step, "note": "\u2028x"} for step in steps])
     damage.apply(path)
     try:
-        assert len(read_log(path)) <= len(steps)
+        assert len(read_log(tmp_path)) <= len(steps)
     except UserError as error:
         assert f"{path}:" in one_line(error)
     JsonLinesLogger(path).truncate_after(cut)
@@ -236,8 +236,8 @@ def test_a_damaged_log_is_refused_or_read_and_a_resumed_run_cuts_it(tmp_path, st
 
 def test_bug_an_answer_with_a_line_separator_made_a_sound_result_unreadable(tmp_path):
     write_evaluation(tmp_path, [("Say it.", "one\u2028two"), ("And now?", "three\x85four")])
-    (evaluation,) = open_evaluations([("A", str(tmp_path))], None, None, 512)
-    assert evaluation.row_scores("dolly").shape == (1, 2)
+    (row,) = open_rows({"A": [tmp_path]})
+    assert row.runs[0].row_scores("dolly").shape == (1, 2)
 
 
 def test_bug_a_result_without_readable_options_ended_in_a_traceback(tmp_path, capsys):

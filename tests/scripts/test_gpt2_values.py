@@ -237,5 +237,8 @@ def test_an_ablation_trains_the_field_and_the_student_anew_for_each_value(name, 
         assert student.value("num-distill-layers") == field.value("num-distill-layers")
     table = next(command for command in commands if "table" in command.program)
     assert table.options["row"] == [
-        f"{name} {number}=./results/gpt2/eval_main/ablation_{name}_{number}" for number in ("2", value)
+        "Teacher=./results/gpt2/eval_main/sft_gpt2-xlarge",
+        "SFT=./results/gpt2/eval_main/sft_gpt2-base",
+        "DistiLLM=./results/gpt2/eval_main/distillm_0.1B_1.5B",
+        *(f"CONTRA, {name} {number}=./results/gpt2/eval_main/ablation_{name}_{number}" for number in ("2", value)),
     ]

@@ -54,8 +54,7 @@ def read_by(command: Command) -> set[str]:
     if "/get_" in command.program:
         return set()
     paths = {path for name in READS for path in command.options.get(name, [])}
-    if "skip-missing" not in command.options:
-        paths |= {value.split("=", 1)[1] for name in ("row", "run") for value in command.options.get(name, [])}
+    paths |= {value.split("=", 1)[-1] for name in ("row", "run") for value in command.options.get(name, [])}
     return {path.rstrip("/") for path in paths}
 
 
@@ -271,19 +270,21 @@ def fake_run(tmp_path):
 
 
 def test_one_time_steps_whose_output_stands_are_skipped(fake_run):
-    report = ["evaluate.py", "tools/make_results_table.py", "tools/plot_results.py"]
-    stages = ["finetune.py", "finetune.py", "train_velocity_field.py", "finetune.py"]
+    report = ["tools/make_results_table.py", "tools/plot_results.py"]
+    models = ["finetune.py"] * 3  # teacher, SFT, init
     first = fake_run("runs/gpt2/distillm_contra.sh")
-    assert [program for program in first if not program.startswith("tools/")] == [*stages, "evaluate.py"]
+    stages = [*models, "train_velocity_field.py", *["finetune.py"] * 2, *["evaluate.py"] * 4]
+    assert [program for program in first if not program.startswith("tools/")] == stages
+    # A finished training of a row sees by itself that there is nothing to do.
     again = fake_run("runs/gpt2/distillm_contra.sh")
-    assert again == ["tools/get_instruction_data.py", "finetune.py", *report]
+    assert again == ["tools/get_instruction_data.py", *["finetune.py"] * 3, *["evaluate.py"] * 4, *report]
     other = fake_run("runs/gpt2/distillm.sh")
-    assert other == again
+    assert other == ["tools/get_instruction_data.py", *["finetune.py"] * 2, *["evaluate.py"] * 3, *report]
 
 
 def test_a_teacher_from_elsewhere_is_used_as_it_is(fake_run):
     programs = fake_run("runs/gpt2/kd.sh", TEACHER_CKPT="someone/gpt2-xl-dolly")
-    assert programs.count("finetune.py") == 1
+    assert programs.count("finetune.py") == 2  # SFT and KD
 
 
 @pytest.mark.parametrize(
@@ -304,10 +305,10 @@ def test_bug_a_mistyped_path_of_a_run_was_trained_into(run, variable, fake_run, 
 def test_the_second_node_leaves_data_and_evaluation_to_the_first(tmp_path):
     commands = dry_run("runs/gpt2/distillm.sh", NNODES="2", NODE_RANK="1")
     assert {command.program for command in commands} == {"finetune.py"}
-    (evaluation,) = (
+    evaluations = [
         command for command in dry_run("runs/gpt2/distillm.sh", NNODES="2") if command.program == "evaluate.py"
-    )
-    assert evaluation.words[0] == "python3"
+    ]
+    assert len(evaluations) == 3 and {command.words[0] for command in evaluations} == {"python3"}
 
 
 LONGEST_REPEAT = 5
@@ -339,7 +340,7 @@ def test_an_adapter_that_goes_on_training_and_that_of_the_teacher_are_named_in_t
     assert not {"peft-path", "teacher-peft-path"} & command.options.keys()
     assert command.value("teacher-model-path") == "/whole"
     programs = [command.program for command in dry_run("runs/llama2/distillm.sh", TEACHER_PEFT_CKPT="")]
-    assert programs.count("finetune.py") == 2  # init and distillation: the teacher is used as it is
+    assert programs.count("finetune.py") == 3  # SFT, init and distillation: the teacher is used as it is
 
 
 def test_the_second_node_waits_for_the_data_of_the_first(fake_run, tmp_path):
@@ -360,5 +361,5 @@ def test_the_second_node_waits_for_the_data_of_the_first(fake_run, tmp_path):
     torchrun.write_text(f"#!/bin/sh\necho torchrun >>{tmp_path}/log\n")
     torchrun.chmod(0o755)
     places = {"NNODES": "2", "NODE_RANK": "1", "TEACHER_CKPT": "someone/gpt2-xl-dolly", "WAIT_SECONDS": "0.1"}
-    assert fake_run("runs/gpt2/kd.sh", **places) == ["torchrun"]
+    assert fake_run("runs/gpt2/kd.sh", **places) == ["torchrun"] * 2
     assert not first.is_alive()

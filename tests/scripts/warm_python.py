@@ -11,8 +11,11 @@ import runpy
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
+
+from tests.scripts.commands import REPOSITORY
 
 # Sends its arguments, environment, folder and streams to the server; exits with the status that comes back.
 CLIENT = """#!{python} -SE
@@ -39,6 +42,9 @@ def install(folder: Path) -> Path:
     torchrun = shutil.which("torchrun", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     assert torchrun is not None
     (prefix / "bin" / "torchrun").symlink_to(torchrun)
+    # Complete, as the scripts know it: else each of them would look at all packages before each program.
+    stamp = 'source scripts/environment.sh; environment_stamp "$1" >"$1/.contra-kd-installed"'
+    subprocess.run(["bash", "-c", stamp, "bash", str(prefix)], cwd=REPOSITORY, check=True)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen(64)

@@ -10,8 +10,8 @@ from matplotlib import pyplot
 
 from data_utils.errors import UserError
 from tools import make_results_table, plot_results
-from tools.evaluation_results import open_evaluations
-from tools.make_results_table import resampled_means
+from tools.command_line import named_folders
+from tools.evaluation_results import Row, open_rows
 
 SEEDS = (10, 20, 30)
 ROWS = {"dolly": 60, "vicuna": 20}
@@ -89,19 +89,6 @@ def test_a_constant_difference_has_an_interval_of_no_width_and_noise_includes_ze
         assert low < 0 < high and "**" not in table["minus low", "noisy", column]
 
 
-def test_the_interval_covers_as_often_as_it_says(tmp_path):
-    generator, covered, trials = np.random.default_rng(1), 0, 100
-    for trial in range(trials):
-        base = generator.uniform(0, 50, 40)
-        for name, scores in {"a": base, "b": base + generator.normal(2, 6, 40)}.items():
-            write_job(tmp_path / str(trial) / name / "dolly-512" / "10", scores)
-        rows = [(name, str(tmp_path / str(trial) / name)) for name in ("a", "b")]
-        means = resampled_means(open_evaluations(rows, None, None, 512), "dolly")
-        low, high = np.quantile(means[1:, 1] - means[1:, 0], [0.025, 0.975])
-        covered += low < 2 < high
-    assert 86 <= covered <= 100
-
-
 def test_the_same_input_gives_the_same_text_and_one_seed_has_no_spread(results, tmp_path, monkeypatch):
     options = (*rows_of(results, "low", "noisy"), "--baseline", "low", "--seeds", 10, "--data-names", "vicuna")
     texts = []
@@ -109,7 +96,7 @@ def test_the_same_input_gives_the_same_text_and_one_seed_has_no_spread(results, 
         run(make_results_table, monkeypatch, *options, "--command", "bash x.sh", "--save", tmp_path / name)
         texts.append((tmp_path / name).read_text())
     assert texts[0] == texts[1]
-    assert "±" not in texts[0] and "seed 10" in texts[0] and "dolly" not in texts[0]
+    assert "±" not in texts[0] and "sampling seed 10" in texts[0] and "dolly" not in texts[0]
 
 
 def test_title_command_and_notes_are_shown(results, tmp_path, monkeypatch):
@@ -139,9 +126,10 @@ def test_a_missing_result_is_one_clear_line_and_writes_nothing(results, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--row", "low"], "is not of the form Name=path"),
+        (["--row", "low"], "--row 'low' is not of the form NAME=FOLDER"),
         (["--row", "low=absent"], "low: absent does not exist"),
-        (["--row", "low={results}/low", "--row", "low={results}/high"], "two rows have one name"),
+        (["--row", "low={results}/low", "--row", "low={results}/high"], "--row names 'low' twice; put all folders"),
+        (["--row", "low={results}/low", "{results}/high/../low"], "low names one folder twice"),
         (["--row", "low={results}/low", "--baseline", "SFT"], "--baseline 'SFT' is no --row: choose from low"),
         (["--row", "low={results}/low", "--max-length", "256"], "no row has a result of --max-length 256"),
         ([], "required: --row"),
@@ -187,9 +175,8 @@ def recorded(results):
     return results
 
 
-def open_both(results, skip_missing=False):
-    rows = [(name, str(results / name)) for name in ("low", "high")]
-    return open_evaluations(rows, None, None, 512, skip_missing)
+def open_both(results) -> list[Row]:
+    return open_rows({name: [results / name] for name in ("low", "high")})
 
 
 @pytest.mark.parametrize(
@@ -214,12 +201,11 @@ def open_both(results, skip_missing=False):
 )
 def test_bug_results_that_cannot_be_compared_were_mixed_in_one_table(recorded, changed, message):
     record(recorded, "high", "vicuna", 20, **changed)
-    for skip_missing in (False, True):
-        with pytest.raises(UserError) as error:
-            open_both(recorded, skip_missing)
-        line = str(error.value)
-        assert line.startswith(f"high ({recorded / 'high' / 'vicuna-512' / '20'}) does not fit ")
-        assert message in line and "\n" not in line
+    with pytest.raises(UserError) as error:
+        open_both(recorded)
+    line = str(error.value)
+    assert line.startswith(f"high ({recorded / 'high' / 'vicuna-512' / '20'}) does not fit ")
+    assert message in line and "\n" not in line
 
 
 def test_results_of_one_model_are_compared_by_content_and_older_ones_are_trusted(recorded):
@@ -270,8 +256,7 @@ def test_the_figure_is_a_png_of_a_readable_size(results, log, tmp_path, monkeypa
 
 
 def test_one_name_has_one_colour_and_every_panel_its_labels(results, log):
-    rows = [(name, str(results / name)) for name in ("low", "high")]
-    figure = plot_results.draw({"high": plot_results.read_log(log)}, open_evaluations(rows, None, None, 512), None)
+    figure = plot_results.draw({"high": [plot_results.read_log(log)]}, open_both(results), None)
     labels = [axes.get_ylabel() for axes in figure.axes]
     assert labels == ["dev ROUGE-L", "dev loss (nats per token)", "test ROUGE-L"]
     (line,), bars = figure.axes[0].lines, figure.axes[2].containers
@@ -284,8 +269,7 @@ def test_one_name_has_one_colour_and_every_panel_its_labels(results, log):
 
 
 def test_bars_alone_make_a_figure(results):
-    evaluations = open_evaluations([("low", str(results / "low"))], ["dolly"], [10], 512)
-    figure = plot_results.draw({}, evaluations, None)
+    figure = plot_results.draw({}, open_rows({"low": [results / "low"]}, ["dolly"], [10]), None)
     assert [axes.get_ylabel() for axes in figure.axes] == ["test ROUGE-L"]
     pyplot.close(figure)
 
@@ -298,14 +282,60 @@ def test_a_file_that_is_no_log_is_one_clear_line(tmp_path):
         plot_results.read_log(tmp_path / "absent")
 
 
-def test_models_without_results_are_left_out_by_name_when_asked(results, tmp_path, monkeypatch, capsys):
-    (results / "high" / "vicuna-512" / "20" / "metrics.json").unlink()
-    options = (*rows_of(results, "low", "high", "noisy"), "--row", "KD=absent", "--baseline", "KD", "--baseline", "low")
-    run(make_results_table, monkeypatch, *options, "--skip-missing", "--save", tmp_path / "t.md")
+def test_the_max_length_is_found_where_there_is_one_and_asked_for_where_there_are_several(results):
+    folders = {"low": [results / "low"]}
+    assert open_rows(folders)[0].runs[0].max_length == 512
+    (results / "low" / "vicuna-512").rename(results / "low" / "vicuna-128")
+    with pytest.raises(UserError, match="results of --max-length 128 and 512 exist; name one of them"):
+        open_rows(folders)
+    assert open_rows(folders, max_length=128)[0].runs[0].sets == ("vicuna",)
+    with pytest.raises(UserError, match=r"no row has a result; run evaluate\.py first"):
+        open_rows({"none": [results / "high" / "dolly-512"]})
+
+
+@pytest.fixture
+def three_runs(results) -> list[str]:
+    """`low` in three trainings, each 4 above the one before on every row."""
+    for place in (1, 2):
+        for data_name in ROWS:
+            for seed in SEEDS:
+                answers = (results / "low" / f"{data_name}-512" / str(seed) / "answers.jsonl").read_text().splitlines()
+                scores = [json.loads(line)["rougeL"] + 4 * place for line in answers]
+                write_job(results / f"low {place}" / f"{data_name}-512" / str(seed), scores)
+    return ["--row", f"low={results / 'low'}", str(results / "low 1"), str(results / "low 2")]
+
+
+def test_the_cell_of_several_runs_is_their_mean_and_deviation_and_the_first_line_says_so(
+    three_runs, results, tmp_path, monkeypatch
+):
+    options = (*three_runs, *rows_of(results, "high"), "--title", "Title", "--save", tmp_path / "t.md")
+    run(make_results_table, monkeypatch, *options, "--baseline", "high")
     text = (tmp_path / "t.md").read_text()
-    assert "| low |" in text and "minus low" in text
-    assert not {"high", "KD"} & set(text.split("Made with")[0].split())
-    messages = capsys.readouterr().err
-    assert "left out: high has no result for vicuna, seed 20" in messages and "left out: KD" in messages
-    with pytest.raises(UserError, match="no row has all of dolly, vicuna"):
-        run(make_results_table, monkeypatch, "--row", f"high={results / 'high'}", "--skip-missing", "--save", "t.md")
+    mean = np.mean([_mean(results, "low", "dolly", seed) for seed in SEEDS]) + 4
+    assert cells(text)["ROUGE-L", "low", "dolly"] == f"{mean:.2f} ± 4.00"
+    assert cells(text)["ROUGE-L", "high", "dolly"] == f"{mean + 1:.2f}"
+    assert text.splitlines()[2] == (
+        "ROUGE-L (0 to 100), mean over training runs (3 of each row, 1 of high) and 3 sampling seeds ± standard "
+        "deviation over training runs."
+    )
+    assert "a paired bootstrap over training runs and test rows" in text
+
+
+def test_with_one_run_of_each_row_the_first_line_says_that_training_again_is_not_covered(
+    results, tmp_path, monkeypatch
+):
+    options = (*rows_of(results, "low", "high"), "--save", tmp_path / "t.md")
+    for more, missing in (("--baseline", "low"), ": the intervals cover test rows, not training again"), ((), ""):
+        run(make_results_table, monkeypatch, *options, *more)
+        first = (tmp_path / "t.md").read_text().splitlines()[0]
+        spread = "mean ± standard deviation over 3 sampling seeds"
+        assert first == f"ROUGE-L (0 to 100), {spread}; one training run per row{missing}."
+
+
+def test_bars_and_curves_of_several_runs_are_one_model(three_runs, results, log):
+    rows = open_rows(named_folders("--row", [three_runs[1:]]))
+    figure = plot_results.draw({"low": [plot_results.read_log(log)] * 2}, rows, None)
+    assert len(figure.axes[0].lines) == 2 and len(figure.axes[2].patches) == len(ROWS) + 1
+    assert len({line.get_color() for line in figure.axes[0].lines}) == 1
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["low"]
+    pyplot.close(figure)
