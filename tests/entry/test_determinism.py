@@ -18,6 +18,7 @@ import torch
 
 import finetune
 import train_velocity_field
+from tests import precision
 from tests.entry.conftest import in_child, wait_for
 from tests.entry.every_method import METHODS, make_pairs, options_of
 
@@ -90,6 +91,7 @@ LENGTHS = "--max-length 256 --max-prompt-length 128"
 STUDENT = "--model-path models/student"
 SIZES = "--train-num 20 --teacher-train-num 30 --dev-num 8 --test-num 3 --documents 60"
 SHAPES = " ".join(f"--{side}-layers 2 --{side}-width 32 --{side}-heads 2" for side in ("teacher", "student"))
+PRECISION = f"--precision {precision.CHOSEN}"  # the fresh process knows no other than this CPU's
 CHAIN = [
     f"tools.make_tiny_world --output world {SIZES}",
     f"tools.make_tiny_models --world world --output models --vocabulary 400 {SHAPES}",
@@ -97,14 +99,14 @@ CHAIN = [
     f"tools.process_data_pretrain --data-dir world/openwebtext --processed-data-dir corpus {STUDENT} --max-length 256",
     *(
         f"tools.generate_responses --data world/dolly/{split}.jsonl --model-path models/{side} "
-        f"--output responses/generated_{split}_{side}.jsonl --max-prompt-length 128 --max-new-tokens 8"
+        f"--output responses/generated_{split}_{side}.jsonl --max-prompt-length 128 --max-new-tokens 8 {PRECISION}"
         for split in ("train", "dev")
         for side in ("teacher", "student")
     ),
     "tools.build_response_pairs --responses responses --output pairs",
     f"finetune --type adaptive-srkl {STUDENT} --teacher-model-path models/teacher --data-dir store "
     f"--lm-data-dir corpus --save student {LENGTHS} --batch-size 4 --total-iters 4 --init-threshold 0.7 "
-    "--do-train --do-valid --dev-num 4",
+    f"--do-train --do-valid --dev-num 4 {PRECISION}",
 ]
 
 
