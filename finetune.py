@@ -294,7 +294,7 @@ def setup_contra(
         arguments.layer_pairs.num_distill_layers,
     )
     for module in (velocity_field, projector):
-        module.requires_grad_(False).eval().to(world.device)
+        module.to(world.device)
     term = AlignmentTerm(
         arguments.distillation.kd_ratio * contra.contra_weight, contra.curriculum, velocity_field, projector
     )

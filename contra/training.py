@@ -69,9 +69,10 @@ class FieldTrainer:
     ):
         self.velocity_field, self.projector = velocity_field, projector
         self.student, self.teacher, self.settings, self.world = student, teacher, settings, world
-        self.learner = torch.nn.ModuleList([velocity_field, projector])
-        self.optimizer = make_optimizer(self.learner, settings.weight_decay)
+        self.learner = torch.nn.ModuleList([velocity_field, projector]).requires_grad_(True)
+        self.optimizer = make_optimizer(self.learner, settings.weight_decay)  # of what requires a gradient by now
         self.parameters = list(self.learner.parameters())
+        freeze(self.learner)
         self.step = 0  # finished steps, over all refreshes
 
     @contextmanager

@@ -80,6 +80,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     Decided by shape: norm weights and biases are vectors, everything that multiplies or embeds is a matrix.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    assert trainable, "an optimiser of nothing would train nothing, silently"
     return [
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},

@@ -24,9 +24,9 @@ def trainer():
     torch.manual_seed(2)
     learner = VelocityField(24, 8, 2, 1), Projector(16, 24)
     settings = FieldSettings(9, 0.1, 0.01, "cosine", 0, 0.1, "fp32", 1)
-    trainer = FieldTrainer(*learner, student, teacher, settings, ALONE)
-    freeze(trainer.learner)
-    return trainer
+    for module in learner:
+        freeze(module)
+    return FieldTrainer(*learner, student, teacher, settings, ALONE)
 
 
 @pytest.fixture
@@ -76,6 +76,7 @@ def test_bug_a_refresh_that_fails_leaves_the_field_frozen_and_each_block_of_the_
     after = state_of(trainer)
     assert trainer.step == 2
     assert_same(after[2][:2], before[2][:2])  # both models' weights
+    assert all(not torch.equal(now, old) for now, old in zip(after[2][2], before[2][2], strict=True))
     assert after[4:] == before[4:]
 
 

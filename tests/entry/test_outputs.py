@@ -318,6 +318,15 @@ def test_bug_results_of_an_adapter_stood_though_its_base_model_had_changed(train
     assert score(*options).out.count("evaluated anew") == 4
 
 
+def test_bug_a_refresh_left_the_field_and_the_projector_as_they_were(train, world, tmp_path):
+    """Its optimiser was made while both were frozen, and had no parameters."""
+    save = tmp_path / "save"
+    assert train(save, "--epochs", 2, type="srkl-contra").status == 0
+    for name in ("velocity_field", "projector"):
+        before, after = (load_file(folder / f"{name}.safetensors") for folder in (world.field, save))
+        assert not [key for key in before if torch.equal(before[key], after[key])]
+
+
 def test_a_refresh_in_bf16_is_outside_the_autocast_that_would_keep_stale_weights(train, read_log, tmp_path):
     options = ("--precision", "bf16", "--epochs", 2)
     assert train(tmp_path, *options, type="srkl-contra").status == 0
