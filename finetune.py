@@ -116,12 +116,13 @@ def main() -> None:
         leave_world(world)
         return
     trainer = setup(arguments, method, precision, world, header)
+    status = 0
     if training.dry_run:
         trainer.dry_run()
     else:
         with open_run(training.save, header, training.resume, world):
-            trainer.fit() if training.do_train else trainer.validate_only()
-    leave_world(world)
+            status = trainer.fit() if training.do_train else trainer.validate_only()
+    leave_world(world, status)
 
 
 def setup(arguments: Arguments, method: Method, precision: str, world: World, header: dict) -> Trainer:

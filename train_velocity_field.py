@@ -16,11 +16,10 @@ In the end the save folder holds `velocity_field.{json,safetensors}` and `projec
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from contra.field_files import save_field
@@ -28,7 +27,7 @@ from contra.projector import Projector
 from contra.training import FieldSettings, FieldTrainer
 from contra.velocity_field import VelocityField
 from data_utils.batching import Row
-from data_utils.errors import UserError, run_as_script
+from data_utils.errors import STOPPED, UserError, run_as_script
 from data_utils.files import atomic_folder, remove_folder, write_json
 from data_utils.randomness import keyed_seed
 from data_utils.response_pairs import PairDataset, is_pair_folder
@@ -47,6 +46,7 @@ from distillm.batches import StepBatches
 from distillm.checkpoint import sound_checkpoint, write_hashes
 from distillm.distributed import World, join_world, leave_world
 from distillm.engine import resolve_precision
+from distillm.interruption import FAREWELL, Interrupted, listening
 from distillm.layer_schedule import layer_schedule
 from distillm.models import SplitModel, freeze, load_tokenizer
 from distillm.option_use import check_save_folder, warn_of_ignored
@@ -100,14 +100,15 @@ def main() -> None:
         leave_world(world)
         return
     trainer, batches = setup(arguments, precision, world)
+    status = 0
     if training.dry_run:
         loss = next(trainer.train(batches, 1, "dry run"))
         print(f"dry run: velocity_field_loss {float(loss):.4g}")
     else:
         logger = make_logger(training.save, world.rank, arguments.logging.report_to, header)
         with open_run(training.save, header, training.resume, world):
-            fit(trainer, batches, arguments, logger)
-    leave_world(world)
+            status = fit(trainer, batches, arguments, logger)
+    leave_world(world, status)
 
 
 def setup(arguments: Arguments, precision: str, world: World) -> tuple[FieldTrainer, StepBatches]:
@@ -142,40 +143,65 @@ def load_training_items(
     return first_rows(load_rows(data.data_dir, "train", data, student, tokenizer), data.train_num)
 
 
-def fit(trainer: FieldTrainer, batches: StepBatches, arguments: Arguments, logger: Logger) -> None:
-    """Train from where the checkpoint stands, or from the start; keep the last weights."""
-    training, world, total = arguments.training, trainer.world, trainer.settings.total_steps
-    save = Path(training.save)
+@dataclass
+class Log:
+    """What the loop remembers of its log beside the trainer's state."""
+
+    records: int = 0
+    losses: list[float] = field(default_factory=list)  # of the steps since the last record
+
+
+def fit(trainer: FieldTrainer, batches: StepBatches, arguments: Arguments, logger: Logger) -> int:
+    """Train from where the checkpoint stands, or from the start, and keep the last weights; return the exit status."""
+    world, log, save = trainer.world, Log(), Path(arguments.training.save)
     checkpoint = save / CHECKPOINT
     if checkpoint.exists():
-        with sound_checkpoint(checkpoint, world):
-            trainer.load(checkpoint, int(json.loads((checkpoint / "step.json").read_bytes())))
-    logger.truncate_after(trainer.step if trainer.step else -1)
-    every = batches.steps_per_epoch if training.save_interval == -1 else training.save_interval
-    losses: list[Tensor] = []
-    for loss in trainer.train(batches, total - trainer.step, "velocity field"):
-        losses.append(loss)
-        step = trainer.step
-        saves = step % every == 0 or step == total
-        if saves or step % training.log_interval == 0:
-            epoch = (step - 1) // batches.steps_per_epoch + 1
-            logger.log({"step": step, "epoch": epoch, "loss": float(torch.stack(losses).mean())})
-            losses = []
-        if saves and world.is_main:
-            save_checkpoint(trainer, checkpoint)
-    if world.is_main:
-        save_field(save, trainer.velocity_field, trainer.projector)
-        write_json(save / FINISHED, {"step": trainer.step})
-        remove_folder(checkpoint)
+        load_checkpoint(trainer, log, checkpoint)
+    logger.truncate(trainer.step if trainer.step else -1, log.records)
+    with listening():
+        try:
+            train(trainer, batches, arguments.training, log, logger)
+        except Interrupted:
+            if world.is_main and trainer.step > 0:
+                save_checkpoint(trainer, log, checkpoint)
+            logger.say(FAREWELL.format(trainer.step))
+            return STOPPED
+        if world.is_main:
+            save_field(save, trainer.velocity_field, trainer.projector)
+            write_json(save / FINISHED, {"step": trainer.step})
+            remove_folder(checkpoint)
     logger.close()
+    return 0
 
 
-def save_checkpoint(trainer: FieldTrainer, folder: Path) -> None:
+def train(trainer: FieldTrainer, batches: StepBatches, training: TrainingArguments, log: Log, logger: Logger) -> None:
+    """Take the remaining steps, with log lines and checkpoints."""
+    total = trainer.settings.total_steps
+    every = batches.steps_per_epoch if training.save_interval == -1 else training.save_interval
+    for loss in trainer.train(batches, total - trainer.step, "velocity field"):
+        log.losses.append(float(loss))
+        step = trainer.step
+        if step % training.log_interval == 0 or step == total:
+            epoch = (step - 1) // batches.steps_per_epoch + 1
+            logger.log({"step": step, "epoch": epoch, "loss": float(torch.tensor(log.losses).mean())})
+            log.records, log.losses = log.records + 1, []
+        if step % every == 0 and step < total and trainer.world.is_main:
+            save_checkpoint(trainer, log, Path(training.save) / CHECKPOINT)
+
+
+def save_checkpoint(trainer: FieldTrainer, log: Log, folder: Path) -> None:
     """Write all that the training depends on, atomically."""
     with atomic_folder(folder) as temporary:
         trainer.save(temporary)
-        write_json(temporary / "step.json", trainer.step)
+        write_json(temporary / "loop.json", {"step": trainer.step, **vars(log)})
         write_hashes(temporary)
+
+
+def load_checkpoint(trainer: FieldTrainer, log: Log, folder: Path) -> None:
+    with sound_checkpoint(folder, trainer.world):
+        state = json.loads((folder / "loop.json").read_bytes())
+        trainer.load(folder, int(state.pop("step")))
+        vars(log).update(state)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Stage 1 and refresh: the loop that trains velocity field and projector on frozen models (SPEC 1.8)."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,13 @@ from contra.projector import Projector
 from contra.velocity_field import VelocityField
 from data_utils.batching import TokenBatch
 from data_utils.errors import UserError
+from data_utils.files import write_json
 from data_utils.randomness import keyed_seed, keyed_uniforms
 from distillm.arguments import TrainingArguments
 from distillm.batches import StepBatches
 from distillm.distributed import World
 from distillm.engine import autocast, load_optimizer, make_optimizer, save_optimizer, set_learning_rate
+from distillm.interruption import Interrupted, request
 from distillm.models import SplitModel
 from distillm.objective import Progress
 from distillm.reduction import gather_layers
@@ -103,7 +106,10 @@ class FieldTrainer:
     def _train_step(self, micro_batches: list[TokenBatch]) -> Tensor:
         settings = self.settings
         torch.manual_seed(keyed_seed(settings.seed, "velocity field dropout", self.step, self.world.rank))
-        count = self.world.sum(torch.stack([batch.attention_mask.sum() for batch in micro_batches]).sum().float())
+        count = torch.stack([batch.attention_mask.sum() for batch in micro_batches]).sum().float()
+        count, asked = self.world.sum(torch.cat([count.reshape(1), request(count)]))
+        if asked > 0:
+            raise Interrupted
         loss = torch.zeros_like(count)
         for batch in micro_batches:
             with autocast(settings.precision, self.world.device):
@@ -163,6 +169,7 @@ class FieldRefresh:
 
     def __init__(self, trainer: FieldTrainer, batches: StepBatches, epochs: int, interval: int):
         self.trainer, self.batches, self.epochs, self.interval = trainer, batches, epochs, interval
+        self.losses: list[Tensor] = []  # of a refresh that has begun
 
     @staticmethod
     def total_steps(epochs: int, interval: int, velocity_epochs: int, steps_per_epoch: int) -> int:
@@ -172,8 +179,10 @@ class FieldRefresh:
     def __call__(self, done: Progress) -> dict[str, float]:
         if done.epoch == done.epochs or done.epoch % self.interval:
             return {}
-        steps = self.epochs * self.batches.steps_per_epoch
-        losses = list(self.trainer.train(self.batches, steps, "velocity field"))
+        steps = self.epochs * self.batches.steps_per_epoch - len(self.losses)
+        for loss in self.trainer.train(self.batches, steps, "velocity field"):
+            self.losses.append(loss.cpu())
+        losses, self.losses = self.losses, []
         return {"velocity_field_loss": float(torch.stack(losses).mean())}
 
     def export(self, folder: Path) -> None:
@@ -183,8 +192,10 @@ class FieldRefresh:
     def save(self, folder: Path) -> None:
         (folder / "velocity_field").mkdir()
         self.trainer.save(folder / "velocity_field")
-        (folder / "velocity_field" / "step").write_text(f"{self.trainer.step}\n", encoding="utf-8")
+        state = {"step": self.trainer.step, "losses": [float(loss) for loss in self.losses]}
+        write_json(folder / "velocity_field" / "refresh.json", state)
 
     def load(self, folder: Path) -> None:
-        step = int((folder / "velocity_field" / "step").read_text(encoding="utf-8"))
-        self.trainer.load(folder / "velocity_field", step)
+        state = json.loads((folder / "velocity_field" / "refresh.json").read_text(encoding="utf-8"))
+        self.trainer.load(folder / "velocity_field", state["step"])
+        self.losses = [torch.tensor(loss) for loss in state["losses"]]

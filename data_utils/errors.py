@@ -1,9 +1,13 @@
 """How this project speaks to its users about their mistakes."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from types import TracebackType
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # as a cluster's scheduler sends them
+STOPPED = 128 + signal.SIGTERM  # an exit status
 
 
 class UserError(ValueError):
@@ -39,7 +43,11 @@ def reason(error: Exception) -> str:
 
 
 def run_as_script(main: Callable[[], None]) -> None:
-    """Run an entry script; a `UserError` or a failing file operation ends as one line and exit status 1."""
+    """Run an entry script; a `UserError` or a failing file operation ends as one line and exit status 1.
+
+    A signal to stop ends it at once, as one line and exit status 143, unless a training listens to it.
+    """
+    handlers = {number: signal.signal(number, _end) for number in STOP_SIGNALS}
     try:
         _check_command_line(sys.argv)
         main()
@@ -50,6 +58,14 @@ def run_as_script(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _end(number: int, frame: object) -> None:
+    os.write(2, f"{os.path.basename(sys.argv[0])}: ended by {signal.Signals(number).name}\n".encode())
+    sys.exit(STOPPED)
 
 
 def _check_command_line(words: Sequence[str]) -> None:

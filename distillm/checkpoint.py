@@ -53,13 +53,17 @@ class Checkpoints:
         if not pointer.exists():
             return None
         name = pointer.read_text(encoding="utf-8", errors="replace").strip()
-        if not re.fullmatch(r"step-\d{8,}", name) or not (self.folder / name).is_dir():
+        if not re.fullmatch(r"step-\d{8,}(-again)?", name) or not (self.folder / name).is_dir():
             raise UserError(f"{pointer} names no checkpoint ({name!r}); start again with --resume never")
         return self.folder / name
 
     def save(self, step: int) -> None:
-        """Write beside, rename once, then point `latest` at it and drop the previous one; all ranks call it."""
-        final = self.folder / f"step-{step:08d}"
+        """Write beside, rename once, then point `latest` at it and drop the previous one; all ranks call it.
+
+        A run that is interrupted twice in the work after one step is saved twice: under the name not in use.
+        """
+        names = [f"step-{step:08d}", f"step-{step:08d}-again"]
+        final = next(self.folder / name for name in names if self.folder / name != self.latest())
         temporary = self.folder / f".{final.name}.tmp"
         try:
             with Writing(final):

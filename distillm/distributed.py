@@ -93,10 +93,12 @@ def join_world() -> World:
     return World(rank, size, device)
 
 
-def leave_world(world: World) -> None:
+def leave_world(world: World, status: int = 0) -> None:
     """End a run; several gloo processes leave without tearing the group down, which sometimes aborts."""
     if world.size > 1:
         world.barrier()
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-        os._exit(0)
+        os._exit(status)
+    if status:
+        sys.exit(status)

@@ -152,7 +152,7 @@ def newest_field_step(save: Path) -> int:
         return -1 if not (save / "finished.json").exists() else FINISHED
     with sound_checkpoint(folders[0], ALONE):
         assert load_file(folders[0] / "velocity_field.safetensors").keys()
-        return json.loads((folders[0] / "step.json").read_text())
+        return json.loads((folders[0] / "loop.json").read_text())["step"]
 
 
 @pytest.fixture
