@@ -14,11 +14,13 @@ from distillm.run_identity import MODEL_FILES, RECORD, difference, matching, mus
 FINISHED = "finished.json"  # written last: the result stands in the folder
 LOCK = "training.log"  # kept by the process that trains here; it is never replaced
 STATE = ("checkpoints", "checkpoint", "best")  # folders that a run continues with
-# What may differ between a run and its continuation: nothing of the result depends on it.
+# What may differ between a run and its continuation: nothing of the result depends on it, except for rounding.
 FREE_OPTIONS = {
     "save",
     "log_interval",
     "save_interval",
+    "batch_size",  # how the rows of a step are split; the global batch counts
+    "gradient_accumulation_steps",
     "eval_batch_size",
     "resume",
     "dry_run",
