@@ -79,11 +79,22 @@ class Arguments:
     @classmethod
     def parse(cls) -> tuple["Arguments", Method]:
         every, given = parse_arguments(TRAINING_OPTIONS, __doc__ or "")
-        parts = [part for part in every if type(part) in cls.__annotations__.values()]
-        arguments = cls(*parts)
+        part = {type(part): part for part in every}
+        arguments = cls(
+            model=part[ModelArguments],
+            data=part[DataArguments],
+            training=part[TrainingArguments],
+            decoding=part[DecodingArguments],
+            distillation=part[DistillationArguments],
+            on_policy=part[OnPolicyArguments],
+            pairs=part[PairArguments],
+            layer_pairs=part[LayerPairArguments],
+            contra=part[ContraArguments],
+            logging=part[LoggingArguments],
+        )
         method = Method.parse(arguments.distillation.type)
         check_option_use(method, merged(every), given)
-        check_save_folder(merged(parts))
+        check_save_folder(arguments.options())
         return arguments, method
 
     def options(self) -> dict:

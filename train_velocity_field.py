@@ -50,7 +50,7 @@ from distillm.interruption import FAREWELL, Interrupted, listening
 from distillm.layer_schedule import layer_schedule
 from distillm.models import SplitModel, freeze, load_tokenizer
 from distillm.option_use import check_save_folder, warn_of_ignored
-from distillm.reporting import Logger, make_logger, run_header
+from distillm.reporting import Logger, make_logger, progress, run_header
 from distillm.run_folder import FINISHED, is_finished, open_run
 from distillm.run_identity import input_files
 from distillm.setup import first_rows, load_pairs, load_rows, load_student, load_teacher, step_batches
@@ -72,10 +72,19 @@ class Arguments:
     @classmethod
     def parse(cls) -> "Arguments":
         every, given = parse_arguments(TRAINING_OPTIONS, __doc__ or "")
-        parts = [part for part in every if type(part) in cls.__annotations__.values()]
-        check_save_folder(merged(parts))
-        warn_of_ignored("stage 1 of CONTRA", sorted((given & merged(every).keys()) - merged(parts).keys()))
-        return cls(*parts)
+        part = {type(part): part for part in every}
+        arguments = cls(
+            model=part[ModelArguments],
+            data=part[DataArguments],
+            training=part[TrainingArguments],
+            layer_pairs=part[LayerPairArguments],
+            velocity_field=part[VelocityFieldArguments],
+            logging=part[LoggingArguments],
+        )
+        options = arguments.options()
+        check_save_folder(options)
+        warn_of_ignored("stage 1 of CONTRA", sorted((given & merged(every).keys()) - options.keys()))
+        return arguments
 
     def options(self) -> dict:
         return merged(list(vars(self).values()))
@@ -102,8 +111,7 @@ def main() -> None:
     trainer, batches = setup(arguments, precision, world)
     status = 0
     if training.dry_run:
-        loss = next(trainer.train(batches, 1, "dry run"))
-        print(f"dry run: velocity_field_loss {float(loss):.4g}")
+        print(f"dry run: velocity_field_loss {float(trainer.dry_run(batches)):.4g}")
     else:
         logger = make_logger(training.save, world.rank, arguments.logging.report_to, header)
         with open_run(training.save, header, training.resume, world):
@@ -178,15 +186,19 @@ def train(trainer: FieldTrainer, batches: StepBatches, training: TrainingArgumen
     """Take the remaining steps, with log lines and checkpoints."""
     total = trainer.settings.total_steps
     every = batches.steps_per_epoch if training.save_interval == -1 else training.save_interval
-    for loss in trainer.train(batches, total - trainer.step, "velocity field"):
-        log.losses.append(float(loss))
-        step = trainer.step
-        if step % training.log_interval == 0 or step == total:
-            epoch = (step - 1) // batches.steps_per_epoch + 1
-            logger.log({"step": step, "epoch": epoch, "loss": float(torch.tensor(log.losses).mean())})
-            log.records, log.losses = log.records + 1, []
-        if step % every == 0 and step < total and trainer.world.is_main:
-            save_checkpoint(trainer, log, Path(training.save) / CHECKPOINT)
+    steps, rank = range(trainer.step + 1, total + 1), trainer.world.rank
+    with (
+        trainer.learning(),
+        progress(steps, total=total, initial=trainer.step, desc="velocity field", rank=rank) as bar,
+    ):
+        for step in bar:
+            log.losses.append(float(trainer.train_step(batches)))
+            if step % training.log_interval == 0 or step == total:
+                epoch = (step - 1) // batches.steps_per_epoch + 1
+                logger.log({"step": step, "epoch": epoch, "loss": float(torch.tensor(log.losses).mean())})
+                log.records, log.losses = log.records + 1, []
+            if step % every == 0 and step < total and trainer.world.is_main:
+                save_checkpoint(trainer, log, Path(training.save) / CHECKPOINT)
 
 
 def save_checkpoint(trainer: FieldTrainer, log: Log, folder: Path) -> None:

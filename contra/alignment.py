@@ -10,6 +10,7 @@ from torch.nn.functional import cosine_similarity
 from contra.velocity_field import pair_indices
 from data_utils.errors import UserError
 from distillm.arguments import CURRICULA
+from distillm.models import eval_mode
 from distillm.reduction import gather_layers, mean_or_zero, positions_of
 
 
@@ -25,18 +26,14 @@ def step_size(curriculum: str, epoch: int, epochs: int, step: int, total: int) -
 def frozen(*modules: nn.Module) -> Iterator[None]:
     """Keep modules in eval mode and out of the graphs built inside; their own settings come back after."""
     learning = [p for module in modules for p in module.parameters() if p.requires_grad]
-    training = [part for module in modules for part in module.modules() if part.training]
     for parameter in learning:
         parameter.requires_grad_(False)
-    for part in training:
-        part.training = False
     try:
-        yield
+        with eval_mode(*modules):
+            yield
     finally:
         for parameter in learning:
             parameter.requires_grad_(True)
-        for part in training:
-            part.training = True
 
 
 def alignment_per_token(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from distillm.batches import StepBatches
 from distillm.distributed import World
 from distillm.engine import autocast, load_optimizer, make_optimizer, save_optimizer, set_learning_rate
 from distillm.interruption import Interrupted, request
-from distillm.models import SplitModel
+from distillm.models import SplitModel, eval_mode, freeze
 from distillm.objective import Progress
 from distillm.reduction import gather_layers
 from distillm.reporting import progress
@@ -76,46 +77,25 @@ class FieldTrainer:
         self.parameters = list(self.learner.parameters())
         self.step = 0  # finished steps, over all refreshes
 
-    def train(self, batches: StepBatches, steps: int, description: str) -> Iterator[Tensor]:
-        """Take `steps` steps, yielding each step's L_VF; the models are frozen, in eval mode, meanwhile."""
+    @contextmanager
+    def learning(self) -> Iterator[None]:
+        """Let field and projector learn inside, of models in eval mode; outside they are frozen."""
         # An outer autocast would keep its first low-precision copy of the weights while the optimiser moves them.
         assert not torch.is_autocast_enabled(self.world.device.type)
-        student, teacher = self.student.model, self.teacher.model
-        student_training = student.training
-        student.eval()
-        teacher.eval()
         self.learner.requires_grad_(True).train()
-        with progress(range(steps), desc=description, rank=self.world.rank) as bar:
-            for _ in bar:
-                micro_batches = batches.split(batches.rows(self.step))
-                yield self._train_step(micro_batches)
-        self.learner.requires_grad_(False).eval()
-        student.train(student_training)
+        try:
+            with eval_mode(self.student.model, self.teacher.model):
+                yield
+        finally:
+            freeze(self.learner)
 
-    def save(self, folder: Path) -> None:
-        """Write field, projector and optimiser into a folder that exists."""
-        save_field(folder, self.velocity_field, self.projector)
-        save_optimizer(self.optimizer, folder)
-
-    def load(self, folder: Path, step: int) -> None:
-        """Read what `save` wrote after `step` steps."""
-        load_weights(folder, self.velocity_field, self.projector)
-        load_optimizer(self.optimizer, folder)
-        self.step = step
-
-    def _train_step(self, micro_batches: list[TokenBatch]) -> Tensor:
-        settings = self.settings
-        torch.manual_seed(keyed_seed(settings.seed, "velocity field dropout", self.step, self.world.rank))
-        count = torch.stack([batch.attention_mask.sum() for batch in micro_batches]).sum().float()
-        count, asked = self.world.sum(torch.cat([count.reshape(1), request(count)]))
-        if asked > 0:
-            raise Interrupted
-        loss = torch.zeros_like(count)
-        for batch in micro_batches:
-            with autocast(settings.precision, self.world.device):
-                part = self._sum(batch) / count
-            part.backward()
-            loss += part.detach()
+    def train_step(self, batches: StepBatches) -> Tensor:
+        """Take the next step, inside `learning`; return its L_VF."""
+        settings, micro_batches = self.settings, batches.split(batches.rows(self.step))
+        loss = torch.zeros((), device=self.world.device)
+        for share in self._shares(micro_batches):
+            share.backward()
+            loss += share.detach()
         loss = self.world.sum(loss)
         self.world.sum_gradients(self.parameters)
         self._require_finite(loss, micro_batches)
@@ -132,6 +112,37 @@ class FieldTrainer:
         self.optimizer.zero_grad()
         self.step += 1
         return loss
+
+    @torch.no_grad()
+    def dry_run(self, batches: StepBatches) -> Tensor:
+        """Return L_VF of the next step, which is not taken."""
+        micro_batches = batches.split(batches.rows(self.step))
+        loss = self.world.sum(torch.stack(list(self._shares(micro_batches))).sum())
+        self._require_finite(loss, micro_batches)
+        return loss
+
+    def save(self, folder: Path) -> None:
+        """Write field, projector and optimiser into a folder that exists."""
+        save_field(folder, self.velocity_field, self.projector)
+        save_optimizer(self.optimizer, folder)
+
+    def load(self, folder: Path, step: int) -> None:
+        """Read what `save` wrote after `step` steps."""
+        load_weights(folder, self.velocity_field, self.projector)
+        load_optimizer(self.optimizer, folder)
+        self.step = step
+
+    def _shares(self, micro_batches: list[TokenBatch]) -> Iterator[Tensor]:
+        """Yield what each micro-batch adds to the loss of the next step."""
+        torch.manual_seed(keyed_seed(self.settings.seed, "velocity field dropout", self.step, self.world.rank))
+        count = torch.stack([batch.attention_mask.sum() for batch in micro_batches]).sum().float()
+        count, asked = self.world.sum(torch.cat([count.reshape(1), request(count)]))
+        if asked > 0:
+            raise Interrupted
+        for batch in micro_batches:
+            with autocast(self.settings.precision, self.world.device):
+                share = self._sum(batch) / count
+            yield share
 
     def _require_finite(self, loss: Tensor, micro_batches: list[TokenBatch]) -> None:
         """Raise before a step that would spoil the weights; loss and gradients are those of all ranks."""
@@ -179,9 +190,14 @@ class FieldRefresh:
     def __call__(self, done: Progress) -> dict[str, float]:
         if done.epoch == done.epochs or done.epoch % self.interval:
             return {}
-        steps = self.epochs * self.batches.steps_per_epoch - len(self.losses)
-        for loss in self.trainer.train(self.batches, steps, "velocity field"):
-            self.losses.append(loss.cpu())
+        steps = self.epochs * self.batches.steps_per_epoch
+        initial, rank = len(self.losses), self.trainer.world.rank
+        with (
+            self.trainer.learning(),
+            progress(range(initial, steps), total=steps, initial=initial, desc="velocity field", rank=rank) as bar,
+        ):
+            for _ in bar:
+                self.losses.append(self.trainer.train_step(self.batches).cpu())
         losses, self.losses = self.losses, []
         return {"velocity_field_loss": float(torch.stack(losses).mean())}
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from contra.precision import never_fp16
 from data_utils.errors import UserError
 
 LONGEST_PERIOD = 10000.0
@@ -25,6 +26,7 @@ class VelocityField(nn.Module):
         self.blocks = nn.Sequential(*(Block(width, dropout) for _ in range(num_blocks)))
         self.output = nn.Linear(width, hidden_size)
 
+    @never_fp16
     def forward(self, x: Tensor, t: Tensor | float, pair: Tensor | int) -> Tensor:
         """x `[T, D_t]`, t `[T]` or scalar in [0, 1], pair `[T]` or int in 0..L-1 -> velocity `[T, D_t]`."""
         weight = self.input.weight

@@ -27,6 +27,7 @@ from data_utils.errors import UserError
 from data_utils.randomness import keyed_uniforms
 from distillm.distributed import World, is_sharded
 from distillm.interruption import stop_if_asked
+from distillm.models import eval_mode
 from distillm.reporting import progress
 
 
@@ -168,14 +169,13 @@ class Generator:
 def ready_to_generate(model: nn.Module) -> Iterator[None]:
     """Keep dropout, and the checkpoint's own decoding settings (beams, suppressed tokens, …), out of generation."""
     causal_lm: Any = model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[operator]
-    training, settings = model.training, causal_lm.generation_config
+    settings = causal_lm.generation_config
     causal_lm.generation_config = GenerationConfig()
-    model.eval()
     try:
-        yield
+        with eval_mode(model):
+            yield
     finally:
         causal_lm.generation_config = settings
-        model.train(training)
 
 
 def until_eos(ids: list[int], eos_id: int) -> list[int]:

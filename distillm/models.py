@@ -84,11 +84,9 @@ class SplitModel:
         """Raise if the model's logits are not head(body(x)), e.g. because it caps or scales its logits."""
         ids = torch.arange(4, device=device).unsqueeze(0)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
-        training = self.model.training
-        self.model.eval()
-        whole = self.model(**inputs).logits
-        parts = self.head(self.body(**inputs).last_hidden_state)
-        self.model.train(training)
+        with eval_mode(self.model):
+            whole = self.model(**inputs).logits
+            parts = self.head(self.body(**inputs).last_hidden_state)
         if not torch.allclose(whole.float(), parts.float(), rtol=1e-3, atol=1e-3):
             raise UserError(
                 f"{type(self.model).__name__} changes its logits after the LM head; "
@@ -266,6 +264,19 @@ def check_same_tokenizer(student_path: str, teacher_path: str) -> None:
 def freeze(model: nn.Module) -> nn.Module:
     """Return the model in evaluation mode, without gradients."""
     return model.requires_grad_(False).eval()
+
+
+@contextmanager
+def eval_mode(*modules: nn.Module) -> Iterator[None]:
+    """Keep modules in evaluation mode inside; afterwards each of their parts has its own mode again."""
+    training = [part for module in modules for part in module.modules() if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 def _check_folder(path: str, file: str) -> None:

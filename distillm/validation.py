@@ -14,7 +14,7 @@ from distillm.distributed import World, is_sharded
 from distillm.generation import Generator
 from distillm.interruption import stop_if_asked
 from distillm.metrics import compute_metrics
-from distillm.models import SplitModel
+from distillm.models import SplitModel, eval_mode
 from distillm.objective import cross_entropy_sum
 
 
@@ -52,9 +52,8 @@ class Validator:
         Raises:
             UserError: the loss is not finite; no choice of a model or of on-policy rows could follow from it.
         """
-        training = student.model.training
-        student.model.eval()
-        scores = {"dev_loss": self._loss(student)}
+        with eval_mode(student.model):
+            scores = {"dev_loss": self._loss(student)}
         if not math.isfinite(scores["dev_loss"]):
             raise UserError(
                 f"the dev loss after step {step} is {scores['dev_loss']:g}; "
@@ -62,7 +61,6 @@ class Validator:
             )
         if self.settings.generate:
             scores |= self._generation_scores(student, step)
-        student.model.train(training)
         return scores
 
     @torch.no_grad()

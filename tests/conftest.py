@@ -1,4 +1,4 @@
-"""Tiny tokenizers, made here: no test needs a network."""
+"""What all tests share: the precision they run in, and tiny tokenizers, made here: no test needs a network."""
 
 from collections.abc import Callable
 
@@ -7,8 +7,20 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from data_utils.prompts import format_prompt
+from tests import precision
 
 ANSWERS = ("Yes.", "No.", "The capital of France is Paris.", "1, 2, 3, 4 and 5")
+
+
+def pytest_configure() -> None:
+    precision.choose()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Say which precision it is, in the quiet mode too, which has no header."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:  # the workers of pytest-xdist have none
+        reporter.write_line(f"--precision auto is {precision.CHOSEN} in these tests, {precision.NATIVE} on this CPU")
 
 
 def make_tokenizer(template: str = "$A", across_words: bool = False) -> PreTrainedTokenizerFast:

@@ -99,20 +99,21 @@ def main() -> None:
                 partial.parent.mkdir(parents=True, exist_ok=True)
                 until_the_end.enter_context(locked(partial))
         world.barrier()
-        done = resume(partial, prompts, world)
+        round_size = arguments.eval_batch_size * BATCHES_PER_ROUND * world.size
+        done = resume(partial, prompts, world, round_size)
         if world.is_main:
             remove_leftovers(record.parent, record.name)
             write_json(record, header)
-        answer(prompts, done, partial, respond, arguments.eval_batch_size * BATCHES_PER_ROUND, world)
+        answer(prompts, done, partial, respond, round_size, world)
         if world.is_main:
             os.replace(partial, output)
     leave_world(world)
 
 
-def answer(prompts: list[str], done: int, partial: Path, respond: Responder, batch_size: int, world: World) -> None:
-    """Append the responses from row `done` on; `batch_size` prompts of each rank between two writes."""
+def answer(prompts: list[str], done: int, partial: Path, respond: Responder, round_size: int, world: World) -> None:
+    """Append the responses from row `done` on; `round_size` prompts between two writes."""
     with progress(total=len(prompts), initial=done, desc="responses", rank=world.rank) as bar:
-        for rows in rounds(done, len(prompts), batch_size * world.size):
+        for rows in rounds(done, len(prompts), round_size):
             texts = respond([prompts[row] for row in rows], rows)
             if world.is_main:
                 answered = zip(rows, texts, strict=True)
@@ -151,8 +152,11 @@ def check_same_responses(record: Path, header: dict[str, Any], output: Path) -> 
         raise UserError(f"{output} holds responses with {other}; remove it, or choose another --output")
 
 
-def resume(partial: Path, prompts: list[str], world: World) -> int:
-    """Return how many rows an interrupted run has written; a torn last line is cut off."""
+def resume(partial: Path, prompts: list[str], world: World, round_size: int = 1) -> int:
+    """Return how many rows an interrupted run has written in whole rounds; the rest is cut off.
+
+    So every row has the same batch as in a run without interruption: in bf16 its response may depend on that.
+    """
     complete = partial.read_bytes().split(b"\n")[:-1]
     try:
         written = [json.loads(line)["prompt"] for line in complete]
@@ -160,11 +164,12 @@ def resume(partial: Path, prompts: list[str], world: World) -> int:
         raise UserError(f"{partial} is broken; remove it to start again") from error
     if written != prompts[: len(written)]:
         raise UserError(f"{partial} is of other prompts; remove it, or choose another --output")
+    whole_rounds = len(written) // round_size * round_size
     world.barrier()  # every rank has read the file before it changes
     if world.is_main:
         with open(partial, "r+b") as file:
-            file.truncate(sum(len(line) + 1 for line in complete))
-    return len(written)
+            file.truncate(sum(len(line) + 1 for line in complete[:whole_rounds]))
+    return whole_rounds
 
 
 def rounds(first: int, last: int, size: int) -> Iterator[list[int]]:

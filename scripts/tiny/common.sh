@@ -22,6 +22,7 @@ EVAL_BATCH_SIZE="${EVAL_BATCH_SIZE:-256}"
 NUM_DISTILL_LAYERS="${NUM_DISTILL_LAYERS:-4}"
 VELOCITY_N_LAYERS="${VELOCITY_N_LAYERS:-2}"
 VELOCITY_D_MODEL="${VELOCITY_D_MODEL:-64}"
+PRECISION="${PRECISION:-fp32}" # on every CPU, so that their results can be compared; bf16 takes longer at this size
 DEEPSPEED_CONFIG="${DEEPSPEED_CONFIG-}" # none: importing DeepSpeed takes as long as a stage of this run
 MODEL_TYPE=gpt2
 source "$(dirname "${BASH_SOURCE[0]}")/../defaults.sh"

@@ -346,14 +346,17 @@ def refused(run, contents):
     """Assert that a script refuses its options in one line that holds these words, and writes nothing."""
 
     def assert_refused(main, options, save, *words):
-        before = save.exists(), contents(save)
+        before = save.exists(), contents(save), hidden(save.parent)
         outcome = run(main, options)
         assert_one_line(outcome.status, outcome.err, *words)
-        assert (save.exists(), contents(save)) == before, "something was written"
-        leftovers = [path.name for path in save.parent.iterdir() if path.name.startswith(".")]
-        assert not leftovers
+        assert (save.exists(), contents(save), hidden(save.parent)) == before, "something was written"
 
     return assert_refused
+
+
+def hidden(folder: Path) -> set[str]:
+    """Return the names of what lies in a folder out of sight: half-written files, and pytest's own lock."""
+    return {path.name for path in folder.iterdir() if path.name.startswith(".")}
 
 
 def assert_one_line(status, said, *words):

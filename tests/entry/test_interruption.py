@@ -38,8 +38,8 @@ PLACES: dict[str, tuple[str, Any, str, int]] = {
     "in the loss of a validation": (CONTRA, Validator, "_loss", 2),
     "in the responses of a validation": (CONTRA, Validator, "_generation_scores", 2),
     "in the validation before training": (CONTRA, Validator, "_loss", 1),
-    "in a refresh": (CONTRA, FieldTrainer, "_train_step", 3),
-    "in the last step of a refresh": (CONTRA, FieldTrainer, "_train_step", 6),
+    "in a refresh": (CONTRA, FieldTrainer, "train_step", 3),
+    "in the last step of a refresh": (CONTRA, FieldTrainer, "train_step", 6),
     "in the regeneration of responses": (PAIRS, Generator, "_respond_batch", 10),
 }
 
@@ -105,7 +105,7 @@ def test_a_run_interrupted_by_every_step_and_piece_of_work_ends_bitwise_the_same
     """Each start takes one step (or a batch of validation, or a step of the field) and is asked to stop."""
     options = options_of(world, pairs, CONTRA, tmp_path / "run", *OPTIONS)
     expected = result(contents, undisturbed(CONTRA))
-    for owner, method in ((Trainer, "_train_step"), (FieldTrainer, "_train_step")):
+    for owner, method in ((Trainer, "_train_step"), (FieldTrainer, "train_step")):
         original = getattr(owner, method)
 
         def act(*arguments, original=original):
@@ -145,7 +145,7 @@ def test_a_signal_ends_stage_1_with_a_checkpoint_from_which_it_goes_on_bitwise(
 ):
     whole, save = tmp_path / "whole", tmp_path / "run"
     assert run(train_velocity_field.main, world.stage_1(whole, "--log-interval", 4)).status == 0
-    signal_at(FieldTrainer, "_train_step", call_number, number)
+    signal_at(FieldTrainer, "train_step", call_number, number)
     options = world.stage_1(save, "--log-interval", 4)
     stopped = run(train_velocity_field.main, options)
     assert stopped.status == STOPPED and "stopped by a signal after step" in stopped.out

@@ -49,10 +49,10 @@ TRAINING: dict[str, Place] = {
     "a decoding step": (torch, "searchsorted", 20),
     "weights are written": (TorchEngine, "save_state", 3),
     "a model is written": (PreTrainedTokenizerBase, "save_pretrained", 1),
-    "a step of the field": (FieldTrainer, "_train_step", 6),
+    "a step of the field": (FieldTrainer, "train_step", 6),
     "a log line": (JsonLinesLogger, "log", 4),
 }
-STAGE_1: dict[str, Place] = {**FILES, "a step of the field": (FieldTrainer, "_train_step", 3)}
+STAGE_1: dict[str, Place] = {**FILES, "a step of the field": (FieldTrainer, "train_step", 3)}
 RESPONSES: dict[str, Place] = {
     "a decoding step": (torch, "searchsorted", 20),
     "lines are flushed": (os, "fsync", 3),

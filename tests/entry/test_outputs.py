@@ -140,9 +140,11 @@ def test_a_dry_run_writes_nothing(type, train, tmp_path):
     assert not (tmp_path / "save").exists()
 
 
-def test_a_dry_run_of_stage_1_writes_nothing(train_field, tmp_path):
+def test_a_dry_run_of_stage_1_takes_no_step_and_writes_nothing(train_field, monkeypatch, tmp_path):
+    steps = []
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda optimizer: steps.append(optimizer))
     outcome = train_field(tmp_path / "save", "--dry-run")
-    assert outcome.status == 0
+    assert outcome.status == 0 and not steps
     assert outcome.out.startswith("dry run: velocity_field_loss ")
     assert not (tmp_path / "save").exists()
 

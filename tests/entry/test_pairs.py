@@ -107,7 +107,8 @@ def test_two_processes_write_the_same_rejected_responses_and_losses(
 ):
     def options(save, batch_size):
         student = ["--model-path", world.steady_student]
-        return pair_options(save, *student, "--batch-size", batch_size, "--lr", 1e-3, type="distillm2-v2")
+        more = ["--precision", "fp32", "--batch-size", batch_size, "--lr", 1e-3]
+        return pair_options(save, *student, *more, type="distillm2-v2")
 
     assert call_script(finetune.main, options(tmp_path / "one", 4)) == 0
     run_on_two(finetune.main, options(tmp_path / "two", 2))

@@ -171,7 +171,7 @@ def test_resume_never_starts_afresh(uninterrupted, options, run_killed, train, t
 def test_resume_never_forgets_the_checkpoint_of_a_velocity_field(world, run_killed, train_field, tmp_path, contents):
     fresh, killed = tmp_path / "fresh", tmp_path / "killed"
     options = world.stage_1(killed, "--save-interval", SAVE_INTERVAL)
-    run_killed(train_velocity_field.main, options, FieldTrainer, "_train_step", 9)
+    run_killed(train_velocity_field.main, options, FieldTrainer, "train_step", 9)
     for save in (fresh, killed):
         assert train_field(save, "--save-interval", SAVE_INTERVAL, "--seed", 11, "--resume", "never").status == 0
     assert result(contents, killed) == result(contents, fresh)
@@ -184,7 +184,7 @@ def test_a_killed_velocity_field_ends_bitwise_like_an_uninterrupted_one(
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     more = ["--save-interval", SAVE_INTERVAL, "--data-dir", world.store if data == "rows" else pairs]
     assert train_field(whole, *more).status == 0
-    run_killed(train_velocity_field.main, world.stage_1(killed, *more), FieldTrainer, "_train_step", call_number)
+    run_killed(train_velocity_field.main, world.stage_1(killed, *more), FieldTrainer, "train_step", call_number)
     assert train_field(killed, *more).status == 0
     assert result(contents, killed) == result(contents, whole)
 

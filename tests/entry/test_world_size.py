@@ -190,7 +190,7 @@ def test_a_velocity_field_goes_on_with_another_number_of_processes(
     world, run_on, call_script, read_log, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("torch.nn.Dropout.forward", lambda self, x: x)  # a new field has dropout
-    whole, save, train_step = tmp_path / "whole", tmp_path / "relay", FieldTrainer._train_step
+    whole, save, train_step = tmp_path / "whole", tmp_path / "relay", FieldTrainer.train_step
     steady = ["--precision", "fp32", "--log-interval", 5]
     assert call_script(train_velocity_field.main, world.stage_1(whole, *steady)) == 0
     for processes, accumulation, stop in RELAY:
@@ -200,7 +200,7 @@ def test_a_velocity_field_goes_on_with_another_number_of_processes(
                 os.kill(os.getpid(), signal.SIGTERM)
             return train_step(trainer, *arguments)
 
-        monkeypatch.setattr(FieldTrainer, "_train_step", train_and_stop)
+        monkeypatch.setattr(FieldTrainer, "train_step", train_and_stop)
         split = ["--batch-size", 4 // processes // accumulation, "--gradient-accumulation-steps", accumulation]
         options = world.stage_1(save, *steady, *split)
         run_on(processes, train_velocity_field.main, options, 143 if stop else 0)

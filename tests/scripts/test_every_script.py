@@ -15,6 +15,7 @@ from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests import precision
 from tests.scripts import stand_ins, warm_python
 from tests.scripts.commands import bash, scripts
 
@@ -29,7 +30,7 @@ SMALL = {
     "OMP_NUM_THREADS": "1",
     "PYTHONWARNINGS": "ignore",
     "VALUES": "2",  # of the ablations
-}
+} | precision.VARIABLES
 SMALL_SMOLLM2 = {"TRAIN_ROWS": "8", "HEAL_CHUNKS": "8", "DEV_ROWS": "2", "TEST_ROWS": "2"}
 NEEDS_PYPI = {"scripts/smollm2/tools/get_teacher_from_pypi.sh"}
 # family: runs of other folders that use its scripts, processes of one script that runs on several

@@ -192,6 +192,14 @@ def test_a_script_is_short(script):
     assert "set -euo pipefail" in code
 
 
+def test_the_tiny_family_computes_in_fp32_on_every_cpu_unless_told_otherwise():
+    """Its table is to be the same everywhere, and bf16 takes longer there."""
+    for variables, expected in (({}, "fp32"), ({"PRECISION": "auto"}, "auto")):
+        commands = dry_run("runs/tiny/distillm_contra.sh", ".", "2012", "1", **variables)
+        precisions = [command.value("precision") for command in commands if "precision" in command.options]
+        assert len(precisions) > 8 and set(precisions) == {expected}
+
+
 def test_a_dry_run_needs_no_environment(tmp_path):
     """As the first command in a fresh clone, with an empty environment and no Python at all."""
     for folder in ("scripts", "runs"):
