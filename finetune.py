@@ -51,6 +51,7 @@ from distillm.models import SplitModel, load_tokenizer
 from distillm.objective import Objective, Term
 from distillm.on_policy import AdaptiveThreshold, DatasetRows, OnPolicyRows, OnPolicySettings, ReplayBuffer
 from distillm.option_use import check_option_use, check_save_folder
+from distillm.overview import overview
 from distillm.regeneration import ResponseRegeneration
 from distillm.reporting import make_logger, run_header
 from distillm.run_folder import is_finished, open_run
@@ -149,6 +150,7 @@ def setup(arguments: Arguments, method: Method, precision: str, world: World, he
         method, arguments.distillation, arguments.pairs, models.student, models.teacher, corpus_rows is not None
     )
     callbacks: list[EpochEnd] = []
+    field = None
     if isinstance(rows, PairDataset):
         note_other_models(Path(arguments.data.data_dir) / PAIR_MODELS, header, STUDENT + TEACHER, world)
         callbacks.append(setup_regeneration(arguments, rows, models, precision, world))
@@ -157,6 +159,7 @@ def setup(arguments: Arguments, method: Method, precision: str, world: World, he
         term, refresh = setup_contra(arguments, models, batches, settings, world)
         terms.append(term)
         callbacks.append(refresh)
+        field = refresh.trainer
     corpus = None
     if corpus_rows is not None:
         corpus = step_batches(corpus_rows, training, arguments.data.max_length, models.tokenizer, world, "corpus order")
@@ -170,9 +173,32 @@ def setup(arguments: Arguments, method: Method, precision: str, world: World, he
         callbacks=callbacks,
         tokenizer=models.tokenizer,
         logger=make_logger(training.save, world.rank, arguments.logging.report_to, header),
+        overview=describe(arguments, method, models, field, rows, corpus_rows, settings, world),
         settings=settings,
         world=world,
     )
+
+
+def describe(
+    arguments: Arguments,
+    method: Method,
+    models: Models,
+    field: FieldTrainer | None,
+    rows: Sequence,
+    corpus_rows: Sequence | None,
+    settings: TrainerSettings,
+    world: World,
+) -> list[str]:
+    """Return what the run says at its start."""
+    paths, data = arguments.model, arguments.data
+    all_models = {
+        "student": (paths.model_path, models.student.model),
+        "teacher": (paths.teacher_model_path, models.teacher.model if models.teacher else None),
+        "velocity field and projector": (arguments.contra.velocity_field_path, field.learner if field else None),
+    }
+    all_rows = {"training data": (data.data_dir, rows), "corpus": (data.lm_data_dir, corpus_rows)}
+    steps = settings.total_steps, settings.steps_per_epoch
+    return overview(str(method), settings.precision, all_models, all_rows, arguments.training, *steps, world)
 
 
 def setup_data(

@@ -15,6 +15,7 @@ In the end the save folder holds `velocity_field.{json,safetensors}` and `projec
 """
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,7 @@ from distillm.interruption import FAREWELL, Interrupted, listening
 from distillm.layer_schedule import layer_schedule
 from distillm.models import SplitModel, freeze, load_tokenizer
 from distillm.option_use import check_save_folder, warn_of_ignored
+from distillm.overview import describe_end, overview
 from distillm.reporting import Logger, make_logger, progress, run_header
 from distillm.run_folder import FINISHED, is_finished, open_run
 from distillm.run_identity import input_files
@@ -165,7 +167,8 @@ def fit(trainer: FieldTrainer, batches: StepBatches, arguments: Arguments, logge
     checkpoint = save / CHECKPOINT
     if checkpoint.exists():
         load_checkpoint(trainer, log, checkpoint)
-    logger.truncate(trainer.step if trainer.step else -1, log.records)
+    logger.begin(describe(trainer, batches, arguments), trainer.step or None, log.records)
+    started = time.monotonic()
     with listening():
         try:
             train(trainer, batches, arguments.training, log, logger)
@@ -173,13 +176,28 @@ def fit(trainer: FieldTrainer, batches: StepBatches, arguments: Arguments, logge
             if world.is_main and trainer.step > 0:
                 save_checkpoint(trainer, log, checkpoint)
             logger.say(FAREWELL.format(trainer.step))
+            logger.close()
             return STOPPED
         if world.is_main:
             save_field(save, trainer.velocity_field, trainer.projector)
             write_json(save / FINISHED, {"step": trainer.step})
             remove_folder(checkpoint)
+    logger.say(describe_end(started, trainer.step, "the last weights are kept", str(save)))
     logger.close()
     return 0
+
+
+def describe(trainer: FieldTrainer, batches: StepBatches, arguments: Arguments) -> list[str]:
+    """Return what the training says at its start."""
+    models = {
+        "student": (arguments.model.model_path, trainer.student.model),
+        "teacher": (str(arguments.model.teacher_model_path), trainer.teacher.model),
+        "velocity field and projector": ("new", trainer.learner),
+    }
+    rows = {"training data": (arguments.data.data_dir, batches.dataset)}
+    steps = trainer.settings.total_steps, batches.steps_per_epoch
+    precision = trainer.settings.precision
+    return overview("velocity field", precision, models, rows, arguments.training, *steps, trainer.world)
 
 
 def train(trainer: FieldTrainer, batches: StepBatches, training: TrainingArguments, log: Log, logger: Logger) -> None:
@@ -194,7 +212,7 @@ def train(trainer: FieldTrainer, batches: StepBatches, training: TrainingArgumen
         for step in bar:
             log.losses.append(float(trainer.train_step(batches)))
             if step % training.log_interval == 0 or step == total:
-                epoch = (step - 1) // batches.steps_per_epoch + 1
+                epoch = step / batches.steps_per_epoch
                 logger.log({"step": step, "epoch": epoch, "loss": float(torch.tensor(log.losses).mean())})
                 log.records, log.losses = log.records + 1, []
             if step % every == 0 and step < total and trainer.world.is_main:

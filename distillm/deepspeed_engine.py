@@ -131,8 +131,6 @@ class DeepSpeedEngine:
 
 def import_deepspeed(device: torch.device) -> Any:
     """Import DeepSpeed, which takes seconds; on a CPU without compiling its shared-memory collectives."""
-    if device.type == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     for name, value in LONE_PROCESS.items():
         os.environ.setdefault(name, value)
     import deepspeed

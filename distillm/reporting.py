@@ -38,8 +38,8 @@ class Logger:
     def say(self, line: str) -> None:
         """Tell the user something that is no number."""
 
-    def truncate(self, step: int, records: int) -> None:
-        """Forget all but the first `records` records: the run resumes from `step` (-1: from the start)."""
+    def begin(self, overview: Sequence[str], step: int | None, records: int) -> None:
+        """Begin, or go on after `step` with the first `records` records; later ones are forgotten."""
 
     def close(self) -> None:
         """Finish writing."""
@@ -59,9 +59,9 @@ class MultiLogger(Logger):
         for logger in self.loggers:
             logger.say(line)
 
-    def truncate(self, step: int, records: int) -> None:
+    def begin(self, overview: Sequence[str], step: int | None, records: int) -> None:
         for logger in self.loggers:
-            logger.truncate(step, records)
+            logger.begin(overview, step, records)
 
     def close(self) -> None:
         for logger in self.loggers:
@@ -77,7 +77,7 @@ class JsonLinesLogger(Logger):
     def log(self, record: Record) -> None:
         _append(self.path, json.dumps(record, ensure_ascii=False))
 
-    def truncate(self, step: int, records: int) -> None:
+    def begin(self, overview: Sequence[str], step: int | None, records: int) -> None:
         if not self.path.exists():
             return
         lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")[:records]
@@ -113,8 +113,9 @@ class TextLogger(Logger):
         tqdm.write(line)  # does not tear a progress bar apart
         _append(self.path, line)
 
-    def truncate(self, step: int, records: int) -> None:
-        self.say(f"resumed after step {step}" if step >= 0 else "started")
+    def begin(self, overview: Sequence[str], step: int | None, records: int) -> None:
+        for line in (*overview, "started" if step is None else f"resumed after step {step}"):
+            self.say(line)
 
 
 class TensorBoardLogger(Logger):
@@ -127,16 +128,16 @@ class TensorBoardLogger(Logger):
 
     def log(self, record: Record) -> None:
         if self.writer is None:
-            self.truncate(-1, 0)
+            self.begin((), None, 0)
         for name, value in _numbers(record):
             self.writer.add_scalar(name, value, record["step"])
 
-    def truncate(self, step: int, records: int) -> None:
+    def begin(self, overview: Sequence[str], step: int | None, records: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self.close()
         # TensorBoard hides what earlier files recorded from `purge_step` on.
-        self.writer = SummaryWriter(self.folder, purge_step=step + 1 if step >= 0 else None)
+        self.writer = SummaryWriter(self.folder, purge_step=None if step is None else step + 1)
 
     def close(self) -> None:
         if self.writer is not None:

@@ -2,11 +2,12 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from distillm.engine import Engine, NonFiniteError, autocast
 from distillm.interruption import FAREWELL, Interrupted, listening, request
 from distillm.objective import MicroBatch, Objective, Progress
 from distillm.on_policy import DatasetRows, OnPolicyRows
+from distillm.overview import describe_end
 from distillm.reporting import Logger, format_record, progress
 from distillm.run_folder import FINISHED
 from distillm.schedule import learning_rate
@@ -116,13 +118,14 @@ class Trainer:
         callbacks: Sequence[EpochEnd],
         tokenizer: PreTrainedTokenizerBase,
         logger: Logger,
+        overview: Sequence[str],
         settings: TrainerSettings,
         world: World,
     ):
         self.engine, self.objective, self.policy = engine, objective, policy
         self.batches, self.corpus = batches, corpus
         self.validator, self.callbacks, self.tokenizer = validator, callbacks, tokenizer
-        self.logger, self.settings, self.world = logger, settings, world
+        self.logger, self.overview, self.settings, self.world = logger, overview, settings, world
         self.state = TrainerState()
         self.term_gradients = TermGradients(objective, world)
         self.interrupted = False  # some process was asked to stop
@@ -135,13 +138,16 @@ class Trainer:
         latest = self.checkpoints.latest()
         if latest is not None:
             self.checkpoints.load(latest)
-        self.logger.truncate(self.state.step if latest else -1, self.state.records)
+        self.logger.begin(self.overview, self.state.step if latest else None, self.state.records)
+        started = time.monotonic()
         with listening():
             try:
                 self._train()
             except Interrupted:
                 return self._stop()
-            self._finish()
+            kept = self._finish()
+        self.logger.say(describe_end(started, self.state.step, kept, str(self.settings.save)))
+        self.logger.close()
         return 0
 
     def _train(self) -> None:
@@ -267,7 +273,6 @@ class Trainer:
         state.pending = []
         terms, norm = means[:-1], float(means[-1])
         record = {
-            "epoch": settings.progress(state.step).epoch,
             "loss": float(self.objective.loss(terms)),
             **{term.name: value for term, value in zip(self.objective.terms, terms.tolist(), strict=True)},
             "gradient_norm": norm,
@@ -290,7 +295,7 @@ class Trainer:
             state.best_score = score(scores)
         if best and state.step > 0:
             state.best_step = state.step
-        self._record({"epoch": state.step / self.settings.steps_per_epoch, **scores})
+        self._record(scores)
         if best and state.step > 0 and not self.settings.only_save_last:
             self._export(self.settings.save / "best")
 
@@ -305,8 +310,10 @@ class Trainer:
     def _is_due(self, interval: int) -> bool:
         return self.settings.is_due(interval, self.state.step)
 
-    def _record(self, record: dict[str, float]) -> None:
-        self.logger.log({"step": self.state.step, **record})
+    def _record(self, record: dict[str, Any]) -> None:
+        """Log numbers; an epoch is counted as everywhere, in passes over the rows so far."""
+        step = self.state.step
+        self.logger.log({"step": step, "epoch": step / self.settings.steps_per_epoch, **record})
         self.state.records += 1
 
     def _export(self, folder: Path) -> None:
@@ -320,22 +327,24 @@ class Trainer:
             for callback in self.callbacks:
                 callback.export(temporary)
 
-    def _finish(self) -> None:
-        """Put the model that is kept into the save folder and drop the training state."""
-        save, best = self.settings.save, self.settings.save / "best"
-        keeps_best = self.state.best_step > 0 and not self.settings.only_save_last
+    def _finish(self) -> str:
+        """Put the model that is kept into the save folder and drop the training state; say which one it is."""
+        state, save, best = self.state, self.settings.save, self.settings.save / "best"
+        chooses = self.validator is not None and not self.settings.only_save_last
+        keeps_best = chooses and state.best_step > 0
         if not keeps_best:
-            if self.validator is not None and not self.settings.only_save_last:
-                note = "no validation beat the score before training; the last model is kept"
-                self.logger.log({"step": self.state.step, "warning": note})
+            if chooses:
+                self._record({"warning": "no validation beat the score before training; the last model is kept"})
             self._export(best)
+        kept = state.best_step if keeps_best else state.step
         if self.world.is_main:
             # A run killed in here comes back with some files moved already; the rest still lies in `best`.
             with Writing(save):
                 for file in sorted(best.iterdir()) if best.exists() else []:
                     file.replace(save / file.name)
                 shutil.rmtree(best, ignore_errors=True)
-            kept = self.state.best_step if keeps_best else self.state.step
-            write_json(save / FINISHED, {"step": self.state.step, "kept_step": kept, "best": self.state.best_score})
+            write_json(save / FINISHED, {"step": state.step, "kept_step": kept, "best": state.best_score})
         self.checkpoints.delete()
-        self.logger.close()
+        if keeps_best and self.validator is not None and state.best_score is not None:
+            return f"the best model is kept, of step {kept} ({self.validator.describe(state.best_score)})"
+        return f"the last model is kept, of step {kept}"

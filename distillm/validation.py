@@ -63,6 +63,10 @@ class Validator:
             scores |= self._generation_scores(student, step)
         return scores
 
+    def describe(self, best: float) -> str:
+        """Return a `score` in words."""
+        return f"ROUGE-L {best:.4g}" if self.settings.generate else f"dev loss {-best:.4g}"
+
     @torch.no_grad()
     def _loss(self, student: SplitModel) -> float:
         """Return the mean over all response tokens of the set."""

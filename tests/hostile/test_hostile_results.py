@@ -227,7 +227,7 @@ def test_a_damaged_log_is_refused_or_read_and_a_resumed_run_cuts_it(tmp_path, st
         assert len(read_log(path)) <= len(steps)
     except UserError as error:
         assert f"{path}:" in one_line(error)
-    JsonLinesLogger(path).truncate(9, cut)
+    JsonLinesLogger(path).begin((), 9, cut)
     assert len([json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]) <= cut
 
 
