@@ -37,7 +37,9 @@ from distillm.arguments import (
     OnPolicyArguments,
     PairArguments,
     TrainingArguments,
+    VelocityFieldArguments,
     merged,
+    names_of,
     parse_arguments,
 )
 from distillm.batches import StepBatches
@@ -79,7 +81,7 @@ class Arguments:
 
     @classmethod
     def parse(cls) -> tuple["Arguments", Method]:
-        every, given = parse_arguments(TRAINING_OPTIONS, __doc__ or "")
+        every, given = parse_arguments(TRAINING_OPTIONS, __doc__ or "", names_of([VelocityFieldArguments]))
         part = {type(part): part for part in every}
         arguments = cls(
             model=part[ModelArguments],

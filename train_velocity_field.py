@@ -41,6 +41,7 @@ from distillm.arguments import (
     TrainingArguments,
     VelocityFieldArguments,
     merged,
+    names_of,
     parse_arguments,
 )
 from distillm.batches import StepBatches
@@ -58,11 +59,14 @@ from distillm.run_identity import input_files
 from distillm.setup import first_rows, load_pairs, load_rows, load_student, load_teacher, step_batches
 
 CHECKPOINT = "checkpoint"
+# Stage 1 has no clipping, no validation and no corpus; scripts give it what they give every training.
+UNREAD = {"gradient_checkpointing", "lm_data_dir", "dev_num", "do_train", "do_valid", "eval_gen", "eval_batch_size"}
+UNREAD |= {"eval_interval", "only_save_last", "clip_grad", "deepspeed", "deepspeed_config"}
 
 
 @dataclass
 class Arguments:
-    """The options that stage 1 reads, by concern; it has no clipping and no validation, and keeps the last weights."""
+    """The options of stage 1, by concern; it keeps the last weights."""
 
     model: ModelArguments
     data: DataArguments
@@ -73,7 +77,8 @@ class Arguments:
 
     @classmethod
     def parse(cls) -> "Arguments":
-        every, given = parse_arguments(TRAINING_OPTIONS, __doc__ or "")
+        of_others = names_of(set(TRAINING_OPTIONS) - set(cls.__annotations__.values()))
+        every, given = parse_arguments(TRAINING_OPTIONS, __doc__ or "", UNREAD | of_others)
         part = {type(part): part for part in every}
         arguments = cls(
             model=part[ModelArguments],
@@ -85,7 +90,7 @@ class Arguments:
         )
         options = arguments.options()
         check_save_folder(options)
-        warn_of_ignored("stage 1 of CONTRA", sorted((given & merged(every).keys()) - options.keys()))
+        warn_of_ignored("stage 1 of CONTRA", sorted(given & of_others))
         return arguments
 
     def options(self) -> dict:
