@@ -1,9 +1,9 @@
 """Score a model: ROUGE-L and exact match of sampled responses, on several test sets with several seeds.
 
-The smallest command, on a laptop:
+The smallest command, on a laptop, with what `bash runs/tiny/distillm.sh` has made:
 
     python3 evaluate.py --model-path results/tiny/train/sft/student --data-dir data/tiny --data-names dolly \\
-        --seeds 10 --save results/tiny/eval_main/sft_student
+        --max-length 128 --max-prompt-length 64 --seeds 10 --save results/tiny/eval_main/mine
 
 The paper's protocol (5 seeds, 5 sets, one model load):
 

@@ -1,9 +1,10 @@
 """Train a student: supervised fine-tuning, every distillation method, and CONTRA on top of each.
 
-The smallest command, on a laptop (a model folder and a processed store, see README.md):
+The smallest command, on a laptop, with what `bash runs/tiny/distillm.sh` has made:
 
-    python3 finetune.py --type lm --model-path checkpoints/tiny/student --data-dir processed_data/dolly/full/tiny \\
-        --save results/tiny/train/sft --do-train --do-valid
+    python3 finetune.py --type lm --model-path results/tiny/train/base/student \\
+        --data-dir processed_data/dolly/full/tiny --max-length 128 --max-prompt-length 64 \\
+        --save results/tiny/train/mine --do-train --do-valid
 
 The paper's DistiLLM + CONTRA (all its options stand in the script):
 

@@ -1,10 +1,11 @@
 """Stage 1 of CONTRA: train the velocity field and the projector on a frozen student and teacher.
 
-The smallest command, on a laptop:
+The smallest command, on a laptop, with what `bash runs/tiny/distillm.sh` has made:
 
-    python3 train_velocity_field.py --model-path results/tiny/train/init \\
+    python3 train_velocity_field.py --model-path results/tiny/train/init/student \\
         --teacher-model-path results/tiny/train/sft/teacher --data-dir processed_data/dolly/full/tiny \\
-        --save results/tiny/train/velocity_field --velocity-d-model 64
+        --max-length 128 --max-prompt-length 64 --num-distill-layers 4 --velocity-d-model 64 \\
+        --save results/tiny/train/my_field
 
 The paper's (all its options stand in the script):
 
