@@ -1,9 +1,14 @@
 """How this project speaks to its users about their mistakes."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
+
+PROJECT = Path(__file__).resolve().parents[1]
+INTERRUPTED = 130  # the exit status of what Ctrl-C ended
 
 
 class UserError(ValueError):
@@ -11,10 +16,10 @@ class UserError(ValueError):
 
 
 class Reading:
-    """While another library reads a user's files: whatever it raises becomes one line that says which.
+    """While another library reads a user's files: what it raises becomes one line that says which.
 
-    On a damaged file libraries raise anything, `tokenizers` even a plain `Exception`: no list of classes would do. So
-    the block holds the library's call and nothing else.
+    On a damaged file libraries raise anything, `tokenizers` even a plain `Exception`: no list of classes would do. What
+    is raised in a line of this project passes: it is a bug of ours, or a `UserError`.
     """
 
     def __init__(self, what: str, advice: str = ""):
@@ -26,30 +31,57 @@ class Reading:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, Exception) and not isinstance(error, UserError):
+        if isinstance(error, Exception) and trace is not None and not _was_raised_here(trace):
             raise UserError(f"cannot load {self.what}: {reason(error)}{self.advice}") from error
 
 
-def reason(error: Exception) -> str:
+def _was_raised_here(trace: TracebackType) -> bool:
+    """Say whether the line that raised is one of this project's."""
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    path = Path(trace.tb_frame.f_code.co_filename).absolute()
+    return path.is_relative_to(PROJECT) and "site-packages" not in path.parts  # .venv may lie in the project
+
+
+def reason(error: BaseException) -> str:
     """Return in one line what an error says, and of what kind it is where its text alone would puzzle."""
     if isinstance(error, OSError):
         return str(error).strip().split("\n")[0]  # the hub's go on for paragraphs
+    if "trust_remote_code" in str(error):
+        return "it comes with Python code of its own, which is never run here; choose one that needs none"
     text = " ".join(str(error).split())[:300]
     return text if isinstance(error, ValueError | RuntimeError) and text else f"{type(error).__name__}: {text}"
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether memory ran out: NumPy and Python have a class for that, torch a text (and a class on a GPU)."""
+    said = re.search(r"can't allocate memory|not enough memory|out of memory|buffer size", str(error))
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and said is not None)
+
+
 def run_as_script(main: Callable[[], None]) -> None:
-    """Run an entry script; a `UserError` or a failing file operation ends as one line and exit status 1."""
+    """Run an entry script; a `UserError`, a failing file operation or a lack of memory ends as one line, status 1."""
     try:
         _check_command_line(sys.argv)
         main()
     except (UserError, OSError) as error:
-        one_line = "\\n".join(str(error).splitlines())  # a path may hold a line break
-        print(f"{os.path.basename(sys.argv[0])}: error: {one_line}", file=sys.stderr)
-        sys.exit(1)
+        _end_with(str(error))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        _end_with(
+            f"out of memory ({reason(error)}): lower --batch-size, --eval-batch-size or --max-length, choose a smaller "
+            "model, or use more processes"
+        )
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
+
+
+def _end_with(message: str) -> None:
+    one_line = "\\n".join(message.splitlines())  # a path may hold a line break
+    print(f"{os.path.basename(sys.argv[0])}: error: {one_line}", file=sys.stderr)
+    sys.exit(1)
 
 
 def _check_command_line(words: Sequence[str]) -> None:

@@ -1,7 +1,8 @@
 """Student and teacher: any Hugging Face causal LM, plain or with LoRA, seen as body + head."""
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from data_utils.errors import Reading, UserError
 from data_utils.store_meta import describe_tokenizer
 
 ADAPTER_CONFIG = "adapter_config.json"
+PLAIN_NAME = re.compile(r"[\w.-]+")  # of a module
 
 transformers_logging.disable_progress_bar()  # a bar a weight shard is noise between our own bars
 
@@ -123,7 +125,7 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     path, _ = split_checkpoint(path)
     _check_folder(path, "config.json")
     with Reading(f"a tokenizer from {path}"):
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     if tokenizer.eos_token_id is None:
         raise UserError(f"the tokenizer of {path} has no EOS token; responses could not end")
     if tokenizer.pad_token_id is None:
@@ -149,14 +151,11 @@ def load_causal_lm(
     if adapter_path is not None:
         _check_folder(adapter_path, ADAPTER_CONFIG)
     with Reading(path, _hint(path)):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True)
-        model, report = loaded
-        # Transformers only warns of either: the one would stay random, the other be left out
-        if report["missing_keys"]:
-            raise ValueError(f"its weights lack {min(report['missing_keys'])}, which its config.json asks for")
-        unknown = [name for name in report["unexpected_keys"] if name.endswith(".weight")]  # not an old buffer
-        if unknown:
-            raise ValueError(f"its weights hold {min(unknown)}, for which its config.json has no place")
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, output_loading_info=True, trust_remote_code=False
+        )
+    model, report = loaded
+    _check_complete(path, report["missing_keys"], report["unexpected_keys"])
     if adapter_path is None:
         return model
     with Reading(adapter_path, _hint(adapter_path)):
@@ -164,19 +163,51 @@ def load_causal_lm(
         return adapted if trainable_adapter else adapted.merge_and_unload()
 
 
+def _check_complete(path: str, missing: Collection[str], unexpected: Collection[str]) -> None:
+    """Raise for weights that Transformers only warns of: the missing would stay random, the others be left out."""
+    if missing:
+        raise UserError(f"cannot load {path}: its weights lack {min(missing)}, which its config.json asks for")
+    unknown = [name for name in unexpected if name.endswith(".weight")]  # not an old buffer
+    if unknown:
+        raise UserError(f"cannot load {path}: its weights hold {min(unknown)}, for which its config.json has no place")
+
+
 def _load_adapter(model: nn.Module, path: str, trainable: bool) -> Any:
-    """Put an adapter on a model; one whose weights are not those that its configuration asks for is a ValueError."""
-    from peft import PeftModel, get_peft_model_state_dict
+    """Put an adapter on a model; one whose weights are not those that its configuration asks for is refused."""
+    from peft import PeftConfig, PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
-    adapted = PeftModel.from_pretrained(model, path, is_trainable=trainable)  # type: ignore[arg-type]
+    config = PeftConfig.from_pretrained(path, trust_remote_code=False)
+    _check_adapter(config, path)
+    adapted = PeftModel.from_pretrained(
+        model,  # type: ignore[arg-type]
+        path,
+        config=config,
+        is_trainable=trainable,
+        trust_remote_code=False,
+    )
     asked, found = (
         {name for name in weights if "lora_" in name}
         for weights in (get_peft_model_state_dict(adapted), load_peft_weights(path, device="cpu"))
     )
     if asked != found:
-        raise ValueError(f"its weights and its {ADAPTER_CONFIG} differ in {min(asked ^ found)}")
+        raise UserError(f"cannot load {path}: its weights and its {ADAPTER_CONFIG} differ in {min(asked ^ found)}")
     return with_ordered_modules(adapted)
+
+
+def _check_adapter(config: Any, path: str) -> None:
+    """Raise for an adapter that is not LoRA, or names its modules by patterns.
+
+    Another kind may read further files or run a model's own code; a pattern can take hours to match.
+    """
+    kind = getattr(config.peft_type, "value", config.peft_type)
+    if kind != "LORA":
+        raise UserError(f"cannot load {path}: it is an adapter of the kind {kind}, only LORA is supported")
+    for name in ("target_modules", "exclude_modules", "layers_pattern", "rank_pattern", "alpha_pattern"):
+        value = getattr(config, name) or []
+        names = [value] if isinstance(value, str) else value
+        if not isinstance(names, Collection) or not all(PLAIN_NAME.fullmatch(str(module)) for module in names):
+            raise UserError(f"cannot load {path}: {name} in its {ADAPTER_CONFIG} must be a list of names of modules")
 
 
 def add_lora(model: nn.Module, rank: int, alpha: int, dropout: float) -> nn.Module:
@@ -217,7 +248,7 @@ def check_model_type(path: str, expected: str) -> None:
     path, _ = split_checkpoint(path)
     _check_folder(path, "config.json")
     with Reading(path, _hint(path)):
-        found = AutoConfig.from_pretrained(path).model_type
+        found = AutoConfig.from_pretrained(path, trust_remote_code=False).model_type
     if found != expected:
         raise UserError(f"{path} is a {found} model, --model-type says {expected}; pass --model-type {found}")
 

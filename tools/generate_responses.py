@@ -219,7 +219,7 @@ def vllm_responder(arguments: ResponseArguments, decoding: DecodingArguments, wo
     if world.size > 1 or arguments.peft_path is not None:
         raise UserError("--vllm runs in one process on a plain model: leave out torchrun and --peft-path")
     tokenizer = load_tokenizer(arguments.model_path)
-    engine = LLM(arguments.model_path, seed=arguments.seed)
+    engine = LLM(arguments.model_path, seed=arguments.seed, trust_remote_code=False)
 
     def respond(prompts: list[str], row_ids: list[int]) -> list[str]:
         encoded = [encode_prompt(tokenizer, prompt, arguments.max_prompt_length) for prompt in prompts]

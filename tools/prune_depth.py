@@ -60,7 +60,8 @@ def prune_depth(model: PreTrainedModel, kept: list[int]) -> PreTrainedModel:
                 continue
             name = f"{prefix}{new_index[layer]}.{rest}"
         weights[name] = tensor
-    pruned = AutoModelForCausalLM.from_config(pruned_config(model.config, kept), dtype=model.dtype)
+    config = pruned_config(model.config, kept)
+    pruned = AutoModelForCausalLM.from_config(config, dtype=model.dtype, trust_remote_code=False)
     pruned.load_state_dict(weights)
     if model.generation_config is not None:
         pruned.generation_config = model.generation_config
