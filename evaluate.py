@@ -35,7 +35,7 @@ from distillm.generation import DecodingSettings, Generator
 from distillm.metrics import mean_scores, score_rows
 from distillm.models import check_max_length, freeze, load_causal_lm, load_tokenizer
 from distillm.reporting import format_record, run_header
-from distillm.run_identity import STUDENT, difference, fingerprint, input_files
+from distillm.run_identity import STUDENT, difference, fingerprint, input_files, read_header
 
 # Prompts that are generated before their results are written: what a killed evaluation loses at most.
 PROMPTS_PER_ROUND = 20_000
@@ -133,11 +133,10 @@ def is_done(job: Job) -> bool:
     if not (job.folder / "metrics.json").exists():
         return False
     try:
-        saved = json.loads((job.folder / "args.json").read_bytes())
-        same = difference(saved, job.header, lambda name: name != "global batch size") is None
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        same = False
-    if same:
+        saved = read_header(job.folder / "args.json", "it is evaluated anew")
+    except (FileNotFoundError, UserError):
+        saved = None
+    if saved is not None and difference(saved, job.header, lambda name: name != "global batch size") is None:
         return True
     print(f"{job.folder} holds results of other options, weights or data: evaluated anew")
     return False

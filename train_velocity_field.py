@@ -44,7 +44,7 @@ from distillm.arguments import (
     parse_arguments,
 )
 from distillm.batches import StepBatches
-from distillm.checkpoint import sound_checkpoint, write_hashes
+from distillm.checkpoint import check_hashes, write_hashes
 from distillm.distributed import World, join_world, leave_world
 from distillm.engine import resolve_precision
 from distillm.layer_schedule import layer_schedule
@@ -148,8 +148,8 @@ def fit(trainer: FieldTrainer, batches: StepBatches, arguments: Arguments, logge
     save = Path(training.save)
     checkpoint = save / CHECKPOINT
     if checkpoint.exists():
-        with sound_checkpoint(checkpoint, world):
-            trainer.load(checkpoint, int(json.loads((checkpoint / "step.json").read_bytes())))
+        check_hashes(checkpoint, world)
+        trainer.load(checkpoint, json.loads((checkpoint / "step.json").read_bytes()))
     logger.truncate_after(trainer.step if trainer.step else -1)
     every = batches.steps_per_epoch if training.save_interval == -1 else training.save_interval
     losses: list[Tensor] = []

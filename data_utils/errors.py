@@ -39,7 +39,7 @@ def _was_raised_here(trace: TracebackType) -> bool:
     """Say whether the line that raised is one of this project's."""
     while trace.tb_next is not None:
         trace = trace.tb_next
-    path = Path(trace.tb_frame.f_code.co_filename).absolute()
+    path = Path(trace.tb_frame.f_code.co_filename)  # absolute, except in compiled modules
     return path.is_relative_to(PROJECT) and "site-packages" not in path.parts  # .venv may lie in the project
 
 

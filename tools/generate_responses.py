@@ -37,7 +37,7 @@ from distillm.engine import DTYPES, PRECISIONS, autocast, resolve_precision
 from distillm.generation import DecodingSettings, Generator
 from distillm.models import freeze, load_causal_lm, load_tokenizer
 from distillm.reporting import progress, run_header
-from distillm.run_identity import STUDENT, difference, input_files, must_agree
+from distillm.run_identity import STUDENT, difference, input_files, must_agree, read_header
 
 # Batches on every rank between two writes: what a killed run loses at most.
 BATCHES_PER_ROUND = 4
@@ -142,11 +142,8 @@ def check_same_responses(record: Path, header: dict[str, Any], output: Path) -> 
     """Raise if an output, finished or not, is of other options, weights or prompts; one without a record is trusted."""
     if not record.exists():
         return
-    try:
-        saved = json.loads(record.read_text(encoding="utf-8"))
-        other = difference(saved, header, must_agree(header, {"global batch size"}, output.exists()))
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{record} is broken; remove it and {output}* to start again") from error
+    saved = read_header(record, f"remove it and {output}* to start again")
+    other = difference(saved, header, must_agree(header, {"global batch size"}, output.exists()))
     if other is not None:
         raise UserError(f"{output} holds responses with {other}; remove it, or choose another --output")
 

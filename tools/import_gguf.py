@@ -66,9 +66,10 @@ def check_gguf(file: Path) -> None:
 def load_gguf(file: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return the model and the tokenizer of a GGUF file, as if they had never been quantised."""
     try:
-        source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
-        model = AutoModelForCausalLM.from_pretrained(**source, dtype=dtype, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(**source, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=dtype, trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
     except (OSError, ValueError, KeyError, IndexError, NotImplementedError, struct.error) as error:
         raise UserError(f"cannot read {file}: {str(error).strip().splitlines()[0]}") from error
     clean_config(model)
