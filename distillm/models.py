@@ -19,6 +19,7 @@ from data_utils.store_meta import describe_tokenizer
 
 ADAPTER_CONFIG = "adapter_config.json"
 PLAIN_NAME = re.compile(r"[\w.-]+")  # of a module
+WEIGHT_FILE = re.compile(r"[^/\\]+\.(safetensors|bin|safetensors\.index\.json)")  # directly in its folder
 
 transformers_logging.disable_progress_bar()  # a bar a weight shard is noise between our own bars
 
@@ -308,6 +309,22 @@ def _check_folder(path: str, file: str) -> None:
         raise UserError(f"{path} is a file; expected a checkpoint folder with {file}")
     if not folder.exists() and (folder.is_absolute() or path.startswith(".") or path.count("/") > 1):
         raise UserError(f"{path} does not exist; expected a checkpoint folder with {file}")
+    _check_weight_names(folder)
+
+
+def _check_weight_names(folder: Path) -> None:
+    """Raise for weights that do not lie in the folder under an ordinary name: no fingerprint would know of them."""
+    for path in (*sorted(folder.glob("*.index.json")), *folder.glob("config.json")):
+        try:
+            content = json.loads(path.read_bytes())
+            named = content["weight_map"].values() if "weight_map" in content else [content["transformers_weights"]]
+            foreign = [name for name in named if name is not None and not WEIGHT_FILE.fullmatch(name)]
+        except KeyError:  # a configuration need not name any
+            continue
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(f"{path} is broken: it is not JSON, or does not name files of weights") from error
+        if foreign:
+            raise UserError(f"{path} names the weights {foreign[0]}; give a folder that holds its *.safetensors itself")
 
 
 def _hint(path: str) -> str:

@@ -190,6 +190,36 @@ def test_bug_a_damaged_tokenizer_json_ended_in_a_traceback(folders, tmp_path, co
     assert f"cannot load a tokenizer from {folder}" in refused(load_tokenizer, str(folder))
 
 
+@pytest.mark.parametrize("index", ["model.safetensors.index.json", "pytorch_model.bin.index.json", "config.json"])
+@pytest.mark.parametrize("name", ["../x.safetensors", "sub/x.safetensors", "/ABSOLUTE", "weights.dat", "..", "", 3, []])
+def test_bug_weights_outside_of_the_folder_were_loaded_and_not_fingerprinted(folders, tmp_path, index, name):
+    """A changed file there counted as the same model."""
+    folder = Path(shutil.copytree(folders / "gpt2", tmp_path / "gpt2"))
+    weights = folder / "model.safetensors"
+    if name == "/ABSOLUTE":
+        name = str(tmp_path / "x.safetensors")
+    for place in (tmp_path / "x.safetensors", folder / "sub" / "x.safetensors", folder / "weights.dat"):
+        place.parent.mkdir(exist_ok=True)
+        shutil.copyfile(weights, place)
+    if index == "config.json":
+        config = json.loads((folder / index).read_text())
+        (folder / index).write_text(json.dumps(config | {"transformers_weights": name}))
+    else:
+        weight_map = dict.fromkeys(load_file(weights), name)
+        weights.unlink()
+        (folder / index).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    for load in (load_causal_lm, load_tokenizer):
+        said = refused(load, str(folder))
+        assert str(folder / index) in said and ("names the weights" in said or "is broken" in said)
+
+
+def test_weights_in_several_files_load(folders, tmp_path):
+    model = load_causal_lm(str(folders / "gpt2"))
+    model.save_pretrained(tmp_path / "model", max_shard_size="2KB")
+    assert len(list((tmp_path / "model").glob("*.safetensors"))) > 1
+    assert_same(state(load_causal_lm(str(tmp_path / "model"))), state(model))
+
+
 @pytest.mark.parametrize("value", [1.5, -1, "much"])
 def test_bug_a_field_with_an_impossible_dropout_ended_in_a_traceback(folders, tmp_path, value):
     folder = Path(shutil.copytree(folders / "field", tmp_path / "field"))
