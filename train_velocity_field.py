@@ -44,7 +44,7 @@ from distillm.arguments import (
     parse_arguments,
 )
 from distillm.batches import StepBatches
-from distillm.checkpoint import check_hashes, write_hashes
+from distillm.checkpoint import HASHES, check_hashes, write_hashes
 from distillm.distributed import World, join_world, leave_world
 from distillm.engine import resolve_precision
 from distillm.layer_schedule import layer_schedule
@@ -147,7 +147,7 @@ def fit(trainer: FieldTrainer, batches: StepBatches, arguments: Arguments, logge
     training, world, total = arguments.training, trainer.world, trainer.settings.total_steps
     save = Path(training.save)
     checkpoint = save / CHECKPOINT
-    if checkpoint.exists():
+    if (checkpoint / HASHES).exists():
         check_hashes(checkpoint, world)
         trainer.load(checkpoint, json.loads((checkpoint / "step.json").read_bytes()))
     logger.truncate_after(trainer.step if trainer.step else -1)

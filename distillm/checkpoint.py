@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from data_utils.errors import UserError
-from data_utils.files import Writing, atomic_file, fsync_path, fsync_tree, remove_folder, write_json
+from data_utils.files import Writing, atomic_file, fsync_path, fsync_tree, remove_entry, remove_folder, write_json
 from data_utils.store_meta import file_hash
 from distillm.distributed import World
 from distillm.engine import Engine
@@ -80,7 +80,7 @@ class Checkpoints:
                 part.save(temporary)
             write_hashes(temporary)
             fsync_tree(temporary)
-            shutil.rmtree(final, ignore_errors=True)
+            remove_entry(final)
             temporary.rename(final)
             fsync_path(self.folder)  # the folder is there before `latest` names it
             with atomic_file(self.folder / "latest") as pointer:
@@ -106,7 +106,7 @@ class Checkpoints:
         latest = self.latest()
         for entry in self.folder.iterdir():
             if entry.is_dir() and entry != latest:
-                shutil.rmtree(entry)
+                remove_entry(entry)
 
 
 def write_hashes(folder: Path) -> None:

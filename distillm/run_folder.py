@@ -39,7 +39,7 @@ def is_finished(save: str, header: Mapping[str, Any], resume: str, world: World)
         raise UserError(f"{save} holds {foreign[0]}, which no run of this script wrote; choose another --save")
     if resume == "never":
         return False
-    if any((folder / name).exists() for name in STATE) and not known:
+    if any(path for name in STATE for path in (folder / name).glob("*")) and not known:
         raise UserError(
             f"{save} holds a checkpoint, but no {RECORD} says of which run; start again with --resume never"
         )
@@ -63,7 +63,8 @@ def open_run(save: str, header: Mapping[str, Any], resume: str, world: World) ->
     with ExitStack() as until_the_end:
         if world.is_main:
             with Writing(folder):
-                folder.mkdir(parents=True, exist_ok=True)
+                for place in (folder, *(path for path in map(folder.joinpath, STATE) if path.is_symlink())):
+                    place.resolve().mkdir(parents=True, exist_ok=True)  # the folder that a link leads to may be gone
                 until_the_end.enter_context(locked(folder / LOCK))
                 if resume == "never":
                     _forget(folder)

@@ -1,7 +1,6 @@
 """The training loop: steps, validation, checkpoints, and the choice of the model that is kept."""
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from data_utils.errors import UserError
-from data_utils.files import Writing, atomic_folder, write_json
+from data_utils.files import Writing, atomic_folder, move_file, remove_folder, write_json
 from data_utils.randomness import keyed_seed
 from distillm.batches import StepBatches
 from distillm.checkpoint import Checkpointable, Checkpoints
@@ -299,8 +298,8 @@ class Trainer:
             # A run killed in here comes back with some files moved already; the rest still lies in `best`.
             with Writing(save):
                 for file in sorted(best.iterdir()) if best.exists() else []:
-                    file.replace(save / file.name)
-                shutil.rmtree(best, ignore_errors=True)
+                    move_file(file, save / file.name)
+                remove_folder(best)
             kept = self.state.best_step if keeps_best else self.state.step
             write_json(save / FINISHED, {"step": self.state.step, "kept_step": kept, "best": self.state.best_score})
         self.checkpoints.delete()
