@@ -122,7 +122,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 def move_file(source: Path, target: Path) -> None:
     """Move a file, to another disk, too: it is complete there before it vanishes here."""
     try:
-        os.replace(source, target)
+        source.replace(target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,11 +152,13 @@ def load_causal_lm(
     if adapter_path is not None:
         _check_folder(adapter_path, ADAPTER_CONFIG)
     with Reading(path, _hint(path)):
+        if Path(path).is_dir():
+            check_size(AutoConfig.from_pretrained(path, trust_remote_code=False), weight_bytes(path), path)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, output_loading_info=True, trust_remote_code=False
         )
     model, report = loaded
-    _check_complete(path, report["missing_keys"], report["unexpected_keys"])
+    check_complete(report, path)
     if adapter_path is None:
         return model
     with Reading(adapter_path, _hint(adapter_path)):
@@ -164,13 +166,40 @@ def load_causal_lm(
         return adapted if trainable_adapter else adapted.merge_and_unload()
 
 
-def _check_complete(path: str, missing: Collection[str], unexpected: Collection[str]) -> None:
+def weight_bytes(folder: str) -> int:
+    """Return the size of a folder's weights."""
+    return sum(path.stat().st_size for path in Path(folder).iterdir() if path.suffix in (".safetensors", ".bin"))
+
+
+def check_size(config: Any, num_bytes: int, path: str) -> None:
+    """Raise for a model that files of this size cannot hold: making it could take hours, and all of the memory.
+
+    A file needs some 50 bytes to name the tensors of a layer, and at least a bit for each weight.
+    """
+    layers = getattr(config, "num_hidden_layers", None) or 0
+    too_large = f"{layers:,} layers" if layers * 50 > num_bytes else None
+    if too_large is None:
+        with torch.device("meta"):  # which holds no numbers
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        weights = sum(parameter.numel() for parameter in model.parameters())
+        too_large = f"{weights:,} weights" if weights > 8 * num_bytes else None
+    if too_large is not None:
+        raise UserError(
+            f"cannot load {path}: it asks for {too_large}, which cannot be in {num_bytes:,} bytes; "
+            "its configuration or its weights are damaged"
+        )
+
+
+def check_complete(report: Mapping[str, Collection[str]], path: str) -> None:
     """Raise for weights that Transformers only warns of: the missing would stay random, the others be left out."""
-    if missing:
-        raise UserError(f"cannot load {path}: its weights lack {min(missing)}, which its config.json asks for")
-    unknown = [name for name in unexpected if name.endswith(".weight")]  # not an old buffer
+    if report["missing_keys"]:
+        missing = min(report["missing_keys"])
+        raise UserError(f"cannot load {path}: its weights lack {missing}, which its configuration asks for")
+    unknown = [name for name in report["unexpected_keys"] if name.endswith(".weight")]  # not an old buffer
     if unknown:
-        raise UserError(f"cannot load {path}: its weights hold {min(unknown)}, for which its config.json has no place")
+        raise UserError(
+            f"cannot load {path}: its weights hold {min(unknown)}, for which its configuration has no place"
+        )
 
 
 def _load_adapter(model: nn.Module, path: str, trainable: bool) -> Any:
