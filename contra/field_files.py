@@ -107,7 +107,8 @@ def _build(folder: Path, name: str, shape: dict[str, Any]) -> Any:
     advice = f"; {name}.safetensors does not fit {name}.json: train it again"
     with Reading(str(file), advice):
         tensors = load_file(file)
-    if not _fits(tensors, KINDS[name], shape):
+        fits = _fits(tensors, KINDS[name], shape)
+    if not fits:
         raise UserError(f"cannot load {file}: it holds other weights{advice}")
     module = KINDS[name](**shape)
     module.load_state_dict(tensors)

@@ -18,6 +18,7 @@ from data_utils.errors import Reading, UserError
 from data_utils.store_meta import describe_tokenizer
 
 ADAPTER_CONFIG = "adapter_config.json"
+TRIAL = "### Response:\nSay 3 crêpes, 寿司 …"
 PLAIN_NAME = re.compile(r"[\w.-]+")  # of a module
 WEIGHT_FILE = re.compile(r"[^/\\]+\.(safetensors|bin|safetensors\.index\.json)")  # directly in its folder
 
@@ -127,6 +128,9 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     _check_folder(path, "config.json")
     with Reading(f"a tokenizer from {path}"):
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            raise UserError(f"cannot load a tokenizer from {path}: it names a {type(tokenizer).__name__} as its class")
+        tokenizer.decode(tokenizer.encode(TRIAL))  # one of a class that its files are not of fails only here
     if tokenizer.eos_token_id is None:
         raise UserError(f"the tokenizer of {path} has no EOS token; responses could not end")
     if tokenizer.pad_token_id is None:
@@ -214,6 +218,7 @@ def _load_adapter(model: nn.Module, path: str, trainable: bool) -> Any:
         path,
         config=config,
         is_trainable=trainable,
+        low_cpu_mem_usage=True,  # sets up no weights that the file does not hold
         trust_remote_code=False,
     )
     asked, found = (
