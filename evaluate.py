@@ -67,7 +67,7 @@ class EvaluationArguments:
     def __post_init__(self) -> None:
         if not self.model_path or not self.save:
             raise UserError("--model-path and --save are needed: a checkpoint, and a folder for the results")
-        require_positive(self, "eval_batch_size", "max_prompt_length")
+        require_positive(self, "eval_batch_size", "max_length", "max_prompt_length")
         require_count(self, "num_rows")
         if min(self.seeds) < 0:
             raise UserError(f"--seeds must be at least 0, not {min(self.seeds)}")

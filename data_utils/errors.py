@@ -55,7 +55,7 @@ def reason(error: BaseException) -> str:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Say whether memory ran out: NumPy and Python have a class for that, torch a text (and a class on a GPU)."""
-    said = re.search(r"can't allocate memory|not enough memory|out of memory|buffer size", str(error))
+    said = re.search(r"can't allocate memory|not enough memory|out of memory", str(error))
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and said is not None)
 
 

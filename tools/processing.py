@@ -1,6 +1,7 @@
 """What the two processing tools share: their options, the worker processes, and the folder they write."""
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
@@ -25,7 +26,7 @@ Result = TypeVar("Result")
 def positive(text: str) -> int:
     """Parse a number from 1 on."""
     value = int(text)
-    if value < 1:
+    if not 1 <= value <= sys.maxsize:
         raise ValueError
     return value
 

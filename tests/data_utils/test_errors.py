@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
@@ -45,6 +47,27 @@ def test_a_bug_of_ours_is_not_called_a_broken_file(bug):
         with Reading("the file"):
             bugs[bug]()
     assert not isinstance(error.value, UserError)
+
+
+def cuda_out_of_memory():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79 GiB")
+
+
+@pytest.mark.parametrize(
+    ("allocate", "size"),
+    [
+        (lambda: torch.empty(10**15), "4000000000000000 bytes"),
+        (lambda: np.zeros(10**15), "7.11 PiB"),
+        (lambda: bytearray(10**15), ""),
+        (cuda_out_of_memory, "2.00 GiB"),
+    ],
+)
+def test_a_lack_of_memory_is_one_line_with_its_size_and_what_to_lower(allocate, size, capsys):
+    with pytest.raises(SystemExit) as end:
+        run_as_script(allocate)
+    said = capsys.readouterr().err
+    assert end.value.code == 1 and len(said.splitlines()) == 1
+    assert "error: out of memory" in said and size in said and "lower --batch-size" in said
 
 
 def test_a_bug_of_ours_ends_a_script_with_a_traceback():
