@@ -13,6 +13,9 @@ Output: `<save>/<set>-<max-length>/<seed>/{args.json, answers.jsonl, metrics.jso
 and seed are skipped. All sets and seeds share one stream of batches; a row's answer depends on (seed, set, row) alone.
 """
 
+from data_utils.errors import UserError, run_as_script
+
+# isort: split
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +26,6 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from data_utils.errors import UserError, run_as_script
 from data_utils.files import atomic_folder, write_json
 from data_utils.instructions import EVALUATION_SETS, load_evaluation_set, references
 from data_utils.prompts import encode_prompt

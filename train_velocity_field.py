@@ -14,6 +14,9 @@ In the end the save folder holds `velocity_field.{json,safetensors}` and `projec
 `finetune.py --type …-contra` takes as `--velocity-field-path`, with `args.json`, `log.jsonl` and `training.log`.
 """
 
+from data_utils.errors import UserError, run_as_script
+
+# isort: split
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +31,6 @@ from contra.projector import Projector
 from contra.training import FieldSettings, FieldTrainer
 from contra.velocity_field import VelocityField
 from data_utils.batching import Row
-from data_utils.errors import UserError, run_as_script
 from data_utils.files import atomic_folder, remove_folder, write_json
 from data_utils.randomness import keyed_seed
 from data_utils.response_pairs import PairDataset, is_pair_folder

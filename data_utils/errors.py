@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,8 +40,12 @@ def _was_raised_here(trace: TracebackType) -> bool:
     """Say whether the line that raised is one of this project's."""
     while trace.tb_next is not None:
         trace = trace.tb_next
-    path = Path(trace.tb_frame.f_code.co_filename)  # absolute, except in compiled modules
-    return path.is_relative_to(PROJECT) and "site-packages" not in path.parts  # .venv may lie in the project
+    return _is_ours(trace.tb_frame.f_code.co_filename)  # absolute, except in compiled modules
+
+
+def _is_ours(file: str) -> bool:
+    """Say whether a file of Python code is one of this project; `.venv` may lie in it."""
+    return Path(file).is_relative_to(PROJECT) and "site-packages" not in file
 
 
 def reason(error: BaseException) -> str:
@@ -61,6 +66,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def run_as_script(main: Callable[[], None]) -> None:
     """Run an entry script; a `UserError`, a failing file operation or a lack of memory ends as one line, status 1."""
+    if signal.getsignal(signal.SIGINT) is _end_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         _check_command_line(sys.argv)
         main()
@@ -89,3 +96,16 @@ def _check_command_line(words: Sequence[str]) -> None:
     for word in words:
         if any("\ud800" <= letter <= "\udfff" for letter in word):
             raise UserError(f"{word!r} is not UTF-8: rename the file or folder")
+
+
+def _end_at_once(*ignored: object) -> None:
+    """End a script that Ctrl-C reaches while it imports: libraries turn a KeyboardInterrupt into errors of theirs."""
+    os.write(sys.stderr.fileno(), b"interrupted\n")
+    os._exit(INTERRUPTED)
+
+
+# Importing takes seconds, so scripts import this module first. What runs in the background ignores Ctrl-C already.
+if _is_ours(getattr(sys.modules["__main__"], "__file__", None) or "") and (
+    signal.getsignal(signal.SIGINT) is signal.default_int_handler
+):
+    signal.signal(signal.SIGINT, _end_at_once)

@@ -15,6 +15,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_utils.errors import UserError, run_as_script
+
+# isort: split
+
 from data_utils.files import atomic_folder, write_json
 from data_utils.response_pairs import PAIR_MODELS, is_pair_folder
 from distillm.run_identity import STUDENT, read_header

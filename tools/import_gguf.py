@@ -16,11 +16,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data_utils.errors import Reading, UserError, run_as_script
+
+# isort: split
+
 import torch
 from tokenizers import pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from data_utils.errors import Reading, UserError, run_as_script
 from distillm.models import check_complete, check_size
 from tools.command_line import ToolParser
 from tools.model_folder import DTYPES, require_new_folder, write_model_folder

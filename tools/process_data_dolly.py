@@ -19,9 +19,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data_utils.errors import UserError, run_as_script
+
+# isort: split
+
 from tqdm import tqdm
 
-from data_utils.errors import UserError, run_as_script
 from data_utils.indexed_dataset import IndexedDatasetWriter, separator, token_dtype
 from data_utils.instructions import Record, iterate_jsonl, references
 from data_utils.prompts import encode_example, encode_prompt, format_prompt

@@ -1,6 +1,7 @@
 """What the two processing tools share: their options, the worker processes, and the folder they write."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -79,6 +80,7 @@ _work: Callable[[Any], Any]  # a worker's function, sent once and not with every
 def _set_work(function: Callable[[Any], Any]) -> None:
     global _work
     _work = function
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
 
 
 def _do_work(item: Any) -> Any:
