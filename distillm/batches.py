@@ -1,5 +1,6 @@
 """All micro-batches of one optimiser step, prepared before its first backward pass (SPEC 1.2)."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -39,6 +40,12 @@ class StepBatches(Generic[Item]):
     ):
         self.dataset, self.shape, self.collate_items, self.world = dataset, shape, collate_items, world
         self.order = ShuffledOrder(len(dataset), shape.items_per_step(world), shape.seed)
+        if self.order.rows_per_step > len(dataset) and world.is_main:
+            print(
+                f"warning: a step takes {self.order.rows_per_step} rows, the data has {len(dataset)}: they repeat in it; "
+                "lower --batch-size or --gradient-accumulation-steps",
+                file=sys.stderr,
+            )
 
     @property
     def steps_per_epoch(self) -> int:

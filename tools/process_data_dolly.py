@@ -109,7 +109,8 @@ def encode_source(source: Source, tokenizer: Any, max_prompt_length: int, max_le
         "input": record.get("input") or "",
         "output": record["output"],
     }
-    return Example({**fields, "prompt": prompt_text}, prompt, response, truncated)
+    kept = response[: max_length - len(prompt)]  # no training reads more
+    return Example({**fields, "prompt": prompt_text}, prompt, kept, truncated)
 
 
 def write_split(folder: Path, split: str, examples: Iterable[Example], dtype: Any) -> Counts:
