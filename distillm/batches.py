@@ -39,13 +39,11 @@ class StepBatches(Generic[Item]):
         world: World,
     ):
         self.dataset, self.shape, self.collate_items, self.world = dataset, shape, collate_items, world
-        self.order = ShuffledOrder(len(dataset), shape.items_per_step(world), shape.seed)
-        if self.order.rows_per_step > len(dataset) and world.is_main:
-            print(
-                f"warning: a step takes {self.order.rows_per_step} rows, the data has {len(dataset)}: they repeat in it; "
-                "lower --batch-size or --gradient-accumulation-steps",
-                file=sys.stderr,
-            )
+        asked, there = shape.items_per_step(world), len(dataset)
+        self.order = ShuffledOrder(there, asked, shape.seed)
+        if asked > there and world.is_main:
+            advice = "they repeat within it; lower --batch-size or --gradient-accumulation-steps"
+            print(f"warning: a step takes {asked} rows, the data has {there}: {advice}", file=sys.stderr)
 
     @property
     def steps_per_epoch(self) -> int:

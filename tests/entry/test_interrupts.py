@@ -4,12 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from data_utils import errors
 from data_utils.errors import run_as_script
+from tests.entry.conftest import in_child, wait_for
+from tools.processing import map_in_order
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = [path for path in (*ROOT.glob("*.py"), *ROOT.glob("tools/*.py")) if "def main()" in path.read_text()]
@@ -68,3 +71,28 @@ def test_what_ignores_ctrl_c_goes_on_ignoring_it(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert ended.stderr == "went on\n"
+
+
+def test_ctrl_c_is_one_line_though_a_tool_has_workers(tmp_path):
+    """A terminal sends it to all of them."""
+    started, said = tmp_path / "started", tmp_path / "said"
+
+    def work(item):
+        started.touch()
+        time.sleep(60)
+
+    def child():
+        os.setsid()
+        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT), 2)
+        try:
+            run_as_script(lambda: print(list(map_in_order(work, range(4), 2))))
+        except SystemExit as end:
+            return end.code
+        return 0
+
+    process, ends = in_child(child), time.monotonic() + 60
+    while not started.exists() and time.monotonic() < ends:
+        time.sleep(0.05)
+    time.sleep(0.2)  # both have begun
+    os.killpg(process, signal.SIGINT)
+    assert (wait_for(process), said.read_text()) == (130, "interrupted\n")
