@@ -83,7 +83,8 @@ def test_ctrl_c_is_one_line_though_a_tool_has_workers(tmp_path):
 
     def child():
         os.setsid()
-        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT), 2)
+        sys.stderr = said.open("w")
+        os.dup2(sys.stderr.fileno(), 2)  # of the workers, too
         try:
             run_as_script(lambda: print(list(map_in_order(work, range(4), 2))))
         except SystemExit as end:
