@@ -14,6 +14,9 @@ In the end the save folder is the trained model (`AutoModelForCausalLM.from_pret
 with its tokenizer, `args.json`, `log.jsonl`, `training.log`, and for CONTRA the refreshed field and projector.
 """
 
+from data_utils.errors import UserError, run_as_script
+
+# isort: split
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +27,6 @@ from contra.field_files import load_field
 from contra.term import AlignmentTerm
 from contra.training import FieldRefresh, FieldSettings, FieldTrainer
 from data_utils.batching import Row
-from data_utils.errors import UserError, run_as_script
 from data_utils.response_pairs import PAIR_MODELS, PairDataset
 from distillm.arguments import (
     TRAINING_OPTIONS,

@@ -15,6 +15,9 @@ In the end the save folder holds `velocity_field.{json,safetensors}` and `projec
 `finetune.py --type …-contra` takes as `--velocity-field-path`, with `args.json`, `log.jsonl` and `training.log`.
 """
 
+from data_utils.errors import STOPPED, UserError, run_as_script
+
+# isort: split
 import json
 import time
 from collections.abc import Sequence
@@ -29,7 +32,6 @@ from contra.projector import Projector
 from contra.training import FieldSettings, FieldTrainer
 from contra.velocity_field import VelocityField
 from data_utils.batching import Row
-from data_utils.errors import STOPPED, UserError, run_as_script
 from data_utils.files import atomic_folder, remove_folder, write_json
 from data_utils.randomness import keyed_seed
 from data_utils.response_pairs import PairDataset, is_pair_folder
@@ -46,7 +48,7 @@ from distillm.arguments import (
     parse_arguments,
 )
 from distillm.batches import StepBatches
-from distillm.checkpoint import sound_checkpoint, write_hashes
+from distillm.checkpoint import HASHES, check_hashes, write_hashes
 from distillm.distributed import World, join_world, leave_world
 from distillm.engine import resolve_precision
 from distillm.interruption import FAREWELL, Interrupted, listening
@@ -171,7 +173,7 @@ def fit(trainer: FieldTrainer, batches: StepBatches, arguments: Arguments, logge
     """Train from where the checkpoint stands, or from the start, and keep the last weights; return the exit status."""
     world, log, save = trainer.world, Log(), Path(arguments.training.save)
     checkpoint = save / CHECKPOINT
-    if checkpoint.exists():
+    if (checkpoint / HASHES).exists():
         load_checkpoint(trainer, log, checkpoint)
     logger.begin(describe(trainer, batches, arguments), trainer.step or None, log.records)
     started = time.monotonic()
@@ -234,10 +236,11 @@ def save_checkpoint(trainer: FieldTrainer, log: Log, folder: Path) -> None:
 
 
 def load_checkpoint(trainer: FieldTrainer, log: Log, folder: Path) -> None:
-    with sound_checkpoint(folder, trainer.world):
-        state = json.loads((folder / "loop.json").read_bytes())
-        trainer.load(folder, int(state.pop("step")))
-        vars(log).update(state)
+    """Read what `save_checkpoint` wrote."""
+    check_hashes(folder, trainer.world)
+    state = json.loads((folder / "loop.json").read_bytes())
+    trainer.load(folder, state.pop("step"))
+    vars(log).update(state)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,11 @@ from distillm.engine import PRECISIONS
 from distillm.on_policy import REPLAY_RATIOS
 from distillm.schedule import DECAY_STYLES
 
+LARGEST_INTEGER = 2**63 - 1
+LARGEST = dict.fromkeys(("batch_size", "eval_batch_size", "gradient_accumulation_steps"), 1 << 20)
+LARGEST |= dict.fromkeys(("max_length", "max_prompt_length", "max_new_tokens"), 1 << 20)
+LARGEST |= {"epochs": 1 << 20, "velocity_epochs": 1 << 20, "capacity": 1 << 30, "peft_lora_r": 1 << 16}
+LARGEST |= {"num_distill_layers": 1000, "velocity_n_layers": 1000, "velocity_d_model": 1 << 17}
 CURRICULA = ("epoch", "step", "none")  # of CONTRA
 VALUES = {int: "INT", float: "NUMBER", str: "TEXT", bool: "true|false"}  # as help shows them
 
@@ -28,24 +33,35 @@ def option(default: Any, help: str, choices: Sequence[str] | None = None) -> Any
 
 
 def require_positive(arguments: Any, *names: str) -> None:
-    """Raise unless each of these options is at least 1."""
+    """Raise unless each of these options is at least 1, and not absurd."""
     for name in names:
         if getattr(arguments, name) < 1:
             raise UserError(f"{flag(name)} must be at least 1, not {getattr(arguments, name)}")
+    require_sensible(arguments, *names)
 
 
 def require_not_negative(arguments: Any, *names: str) -> None:
-    """Raise unless each of these options is a number from 0 on."""
+    """Raise unless each of these options is a number from 0 on, and not absurd."""
     for name in names:
         if not 0 <= getattr(arguments, name) < math.inf:
             raise UserError(f"{flag(name)} must be at least 0, not {getattr(arguments, name)}")
+    require_sensible(arguments, *names)
 
 
 def require_count(arguments: Any, *names: str) -> None:
-    """Raise unless each of these options is at least 1, or -1 for all."""
+    """Raise unless each of these options is at least 1, or -1 for all, and not absurd."""
     for name in names:
         if getattr(arguments, name) < 1 and getattr(arguments, name) != -1:
             raise UserError(f"{flag(name)} must be at least 1, or -1 for all, not {getattr(arguments, name)}")
+    require_sensible(arguments, *names)
+
+
+def require_sensible(arguments: Any, *names: str) -> None:
+    """Raise if a whole number is one that nobody can have meant: it would take all memory, or for ever."""
+    for name in names:
+        value, largest = getattr(arguments, name), LARGEST.get(name, LARGEST_INTEGER)
+        if isinstance(value, int) and value > largest:
+            raise UserError(f"{flag(name)} {value} is more than {largest:,}: lower it")
 
 
 def require_between(arguments: Any, low: float, high: float, *names: str) -> None:
@@ -103,7 +119,7 @@ class DataArguments:
     def __post_init__(self) -> None:
         if not self.data_dir:
             raise UserError("--data-dir is missing: give a folder made by tools/process_data_dolly.py")
-        require_positive(self, "max_prompt_length")
+        require_positive(self, "max_length", "max_prompt_length")
         require_count(self, "train_num", "dev_num")
         if self.max_prompt_length >= self.max_length:
             raise UserError(

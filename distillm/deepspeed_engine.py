@@ -102,7 +102,8 @@ class DeepSpeedEngine:
     def load_state(self, folder: Path) -> None:
         self._check_shards(folder, **json.loads((folder / SHARDS).read_bytes()))
         whole = all(parameter.requires_grad for parameter in self.module.parameters())
-        path, _ = self.engine.load_checkpoint(str(folder), tag="state", load_module_strict=whole)
+        with Reading(f"the checkpoint {folder}", "; start again with --resume never"):
+            path, _ = self.engine.load_checkpoint(str(folder), tag="state", load_module_strict=whole)
         if path is None:
             raise UserError(f"{folder} holds no DeepSpeed state; start again with --resume never")
 

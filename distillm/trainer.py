@@ -1,7 +1,6 @@
 """The training loop: steps, validation, checkpoints, and the choice of the model that is kept."""
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from data_utils.errors import STOPPED, UserError
-from data_utils.files import Writing, atomic_folder, write_json
+from data_utils.files import Writing, atomic_folder, move_file, remove_folder, write_json
 from data_utils.randomness import keyed_seed
 from distillm.batches import StepBatches
 from distillm.checkpoint import Checkpointable, Checkpoints
@@ -341,8 +340,8 @@ class Trainer:
             # A run killed in here comes back with some files moved already; the rest still lies in `best`.
             with Writing(save):
                 for file in sorted(best.iterdir()) if best.exists() else []:
-                    file.replace(save / file.name)
-                shutil.rmtree(best, ignore_errors=True)
+                    move_file(file, save / file.name)
+                remove_folder(best)
             write_json(save / FINISHED, {"step": state.step, "kept_step": kept, "best": state.best_score})
         self.checkpoints.delete()
         if keeps_best and self.validator is not None and state.best_score is not None:

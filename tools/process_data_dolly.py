@@ -19,9 +19,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data_utils.errors import UserError, run_as_script
+
+# isort: split
+
 from tqdm import tqdm
 
-from data_utils.errors import UserError, run_as_script
 from data_utils.indexed_dataset import IndexedDatasetWriter, separator, token_dtype
 from data_utils.instructions import Record, iterate_jsonl, references
 from data_utils.prompts import encode_example, encode_prompt, format_prompt
@@ -106,7 +109,8 @@ def encode_source(source: Source, tokenizer: Any, max_prompt_length: int, max_le
         "input": record.get("input") or "",
         "output": record["output"],
     }
-    return Example({**fields, "prompt": prompt_text}, prompt, response, truncated)
+    kept = response[: max_length - len(prompt)]  # no training reads more
+    return Example({**fields, "prompt": prompt_text}, prompt, kept, truncated)
 
 
 def write_split(folder: Path, split: str, examples: Iterable[Example], dtype: Any) -> Counts:
