@@ -1,9 +1,9 @@
 """Score a model: ROUGE-L and exact match of sampled responses, on several test sets with several seeds.
 
-The smallest command, on a laptop:
+The smallest command, on a laptop, with what `bash runs/tiny/distillm.sh` has made:
 
     python3 evaluate.py --model-path results/tiny/train/sft/student --data-dir data/tiny --data-names dolly \\
-        --seeds 10 --save results/tiny/eval_main/sft_student
+        --max-length 128 --max-prompt-length 64 --seeds 10 --save results/tiny/eval_main/mine
 
 The paper's protocol (5 seeds, 5 sets, one model load):
 
@@ -13,6 +13,9 @@ Output: `<save>/<set>-<max-length>/<seed>/{args.json, answers.jsonl, metrics.jso
 and seed are skipped. All sets and seeds share one stream of batches; a row's answer depends on (seed, set, row) alone.
 """
 
+from data_utils.errors import UserError, run_as_script
+
+# isort: split
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +26,6 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from data_utils.errors import UserError, run_as_script
 from data_utils.files import atomic_folder, write_json
 from data_utils.instructions import EVALUATION_SETS, load_evaluation_set, references
 from data_utils.prompts import encode_prompt
@@ -35,7 +37,7 @@ from distillm.generation import DecodingSettings, Generator
 from distillm.metrics import mean_scores, score_rows
 from distillm.models import check_max_length, freeze, load_causal_lm, load_tokenizer, split_checkpoint
 from distillm.reporting import format_record, run_header
-from distillm.run_identity import STUDENT, difference, fingerprint, input_files
+from distillm.run_identity import STUDENT, difference, fingerprint, input_files, read_header
 
 # Prompts that are generated before their results are written: what a killed evaluation loses at most.
 PROMPTS_PER_ROUND = 20_000
@@ -67,7 +69,7 @@ class EvaluationArguments:
     def __post_init__(self) -> None:
         if not self.model_path or not self.save:
             raise UserError("--model-path and --save are needed: a checkpoint, and a folder for the results")
-        require_positive(self, "eval_batch_size", "max_prompt_length")
+        require_positive(self, "eval_batch_size", "max_length", "max_prompt_length")
         require_count(self, "num_rows")
         if min(self.seeds) < 0:
             raise UserError(f"--seeds must be at least 0, not {min(self.seeds)}")
@@ -134,11 +136,10 @@ def is_done(job: Job) -> bool:
     if not (job.folder / "metrics.json").exists():
         return False
     try:
-        saved = json.loads((job.folder / "args.json").read_bytes())
-        same = difference(saved, job.header, lambda name: name != "global batch size") is None
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        same = False
-    if same:
+        saved = read_header(job.folder / "args.json", "it is evaluated anew")
+    except (FileNotFoundError, UserError):
+        saved = None
+    if saved is not None and difference(saved, job.header, lambda name: name != "global batch size") is None:
         return True
     print(f"{job.folder} holds results of other options, weights or data: evaluated anew")
     return False

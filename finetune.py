@@ -1,9 +1,10 @@
 """Train a student: supervised fine-tuning, every distillation method, and CONTRA on top of each.
 
-The smallest command, on a laptop (a model folder and a processed store, see README.md):
+The smallest command, on a laptop, with what `bash runs/tiny/distillm.sh` has made:
 
-    python3 finetune.py --type lm --model-path checkpoints/tiny/student --data-dir processed_data/dolly/full/tiny \\
-        --save results/tiny/train/sft --do-train --do-valid
+    python3 finetune.py --type lm --model-path results/tiny/train/base/student \\
+        --data-dir processed_data/dolly/full/tiny --max-length 128 --max-prompt-length 64 \\
+        --save results/tiny/train/mine --do-train --do-valid
 
 The paper's DistiLLM + CONTRA (`DRY_RUN=1` before it shows all its options):
 
@@ -13,6 +14,9 @@ In the end the save folder is the trained model (`AutoModelForCausalLM.from_pret
 with its tokenizer, `args.json`, `log.jsonl`, `training.log`, and for CONTRA the refreshed field and projector.
 """
 
+from data_utils.errors import UserError, run_as_script
+
+# isort: split
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +27,6 @@ from contra.field_files import load_field
 from contra.term import AlignmentTerm
 from contra.training import FieldRefresh, FieldSettings, FieldTrainer
 from data_utils.batching import Row
-from data_utils.errors import UserError, run_as_script
 from data_utils.response_pairs import PAIR_MODELS, PairDataset
 from distillm.arguments import (
     TRAINING_OPTIONS,
@@ -37,7 +40,9 @@ from distillm.arguments import (
     OnPolicyArguments,
     PairArguments,
     TrainingArguments,
+    VelocityFieldArguments,
     merged,
+    names_of,
     parse_arguments,
 )
 from distillm.batches import StepBatches
@@ -51,6 +56,7 @@ from distillm.models import SplitModel, load_tokenizer
 from distillm.objective import Objective, Term
 from distillm.on_policy import AdaptiveThreshold, DatasetRows, OnPolicyRows, OnPolicySettings, ReplayBuffer
 from distillm.option_use import check_option_use, check_save_folder
+from distillm.overview import overview
 from distillm.regeneration import ResponseRegeneration
 from distillm.reporting import make_logger, run_header
 from distillm.run_folder import is_finished, open_run
@@ -78,7 +84,7 @@ class Arguments:
 
     @classmethod
     def parse(cls) -> tuple["Arguments", Method]:
-        every, given = parse_arguments(TRAINING_OPTIONS, __doc__ or "")
+        every, given = parse_arguments(TRAINING_OPTIONS, __doc__ or "", names_of([VelocityFieldArguments]))
         part = {type(part): part for part in every}
         arguments = cls(
             model=part[ModelArguments],
@@ -127,12 +133,13 @@ def main() -> None:
         leave_world(world)
         return
     trainer = setup(arguments, method, precision, world, header)
+    status = 0
     if training.dry_run:
         trainer.dry_run()
     else:
         with open_run(training.save, header, training.resume, world):
-            trainer.fit() if training.do_train else trainer.validate_only()
-    leave_world(world)
+            status = trainer.fit() if training.do_train else trainer.validate_only()
+    leave_world(world, status)
 
 
 def setup(arguments: Arguments, method: Method, precision: str, world: World, header: dict) -> Trainer:
@@ -148,6 +155,7 @@ def setup(arguments: Arguments, method: Method, precision: str, world: World, he
         method, arguments.distillation, arguments.pairs, models.student, models.teacher, corpus_rows is not None
     )
     callbacks: list[EpochEnd] = []
+    field = None
     if isinstance(rows, PairDataset):
         note_other_models(Path(arguments.data.data_dir) / PAIR_MODELS, header, STUDENT + TEACHER, world)
         callbacks.append(setup_regeneration(arguments, rows, models, precision, world))
@@ -156,6 +164,7 @@ def setup(arguments: Arguments, method: Method, precision: str, world: World, he
         term, refresh = setup_contra(arguments, models, batches, settings, world)
         terms.append(term)
         callbacks.append(refresh)
+        field = refresh.trainer
     corpus = None
     if corpus_rows is not None:
         corpus = step_batches(corpus_rows, training, arguments.data.max_length, models.tokenizer, world, "corpus order")
@@ -169,9 +178,32 @@ def setup(arguments: Arguments, method: Method, precision: str, world: World, he
         callbacks=callbacks,
         tokenizer=models.tokenizer,
         logger=make_logger(training.save, world.rank, arguments.logging.report_to, header),
+        overview=describe(arguments, method, models, field, rows, corpus_rows, settings, world),
         settings=settings,
         world=world,
     )
+
+
+def describe(
+    arguments: Arguments,
+    method: Method,
+    models: Models,
+    field: FieldTrainer | None,
+    rows: Sequence,
+    corpus_rows: Sequence | None,
+    settings: TrainerSettings,
+    world: World,
+) -> list[str]:
+    """Return what the run says at its start."""
+    paths, data = arguments.model, arguments.data
+    all_models = {
+        "student": (paths.model_path, models.student.model),
+        "teacher": (paths.teacher_model_path, models.teacher.model if models.teacher else None),
+        "velocity field and projector": (arguments.contra.velocity_field_path, field.learner if field else None),
+    }
+    all_rows = {"training data": (data.data_dir, rows), "corpus": (data.lm_data_dir, corpus_rows)}
+    steps = settings.total_steps, settings.steps_per_epoch
+    return overview(str(method), settings.precision, all_models, all_rows, arguments.training, *steps, world)
 
 
 def setup_data(

@@ -1,10 +1,11 @@
 """Stage 1 of CONTRA: train the velocity field and the projector on a frozen student and teacher.
 
-The smallest command, on a laptop:
+The smallest command, on a laptop, with what `bash runs/tiny/distillm.sh` has made:
 
-    python3 train_velocity_field.py --model-path results/tiny/train/init \\
+    python3 train_velocity_field.py --model-path results/tiny/train/init/student \\
         --teacher-model-path results/tiny/train/sft/teacher --data-dir processed_data/dolly/full/tiny \\
-        --save results/tiny/train/velocity_field --velocity-d-model 64
+        --max-length 128 --max-prompt-length 64 --num-distill-layers 4 --velocity-d-model 64 \\
+        --save results/tiny/train/my_field
 
 The paper's (`DRY_RUN=1` before it shows all its options):
 
@@ -14,13 +15,16 @@ In the end the save folder holds `velocity_field.{json,safetensors}` and `projec
 `finetune.py --type …-contra` takes as `--velocity-field-path`, with `args.json`, `log.jsonl` and `training.log`.
 """
 
+from data_utils.errors import STOPPED, UserError, run_as_script
+
+# isort: split
 import json
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from contra.field_files import save_field
@@ -28,7 +32,6 @@ from contra.projector import Projector
 from contra.training import FieldSettings, FieldTrainer
 from contra.velocity_field import VelocityField
 from data_utils.batching import Row
-from data_utils.errors import UserError, run_as_script
 from data_utils.files import atomic_folder, remove_folder, write_json
 from data_utils.randomness import keyed_seed
 from data_utils.response_pairs import PairDataset, is_pair_folder
@@ -41,26 +44,32 @@ from distillm.arguments import (
     TrainingArguments,
     VelocityFieldArguments,
     merged,
+    names_of,
     parse_arguments,
 )
 from distillm.batches import StepBatches
-from distillm.checkpoint import sound_checkpoint, write_hashes
+from distillm.checkpoint import HASHES, check_hashes, write_hashes
 from distillm.distributed import World, join_world, leave_world
 from distillm.engine import resolve_precision
+from distillm.interruption import FAREWELL, Interrupted, listening
 from distillm.layer_schedule import layer_schedule
 from distillm.models import SplitModel, freeze, load_tokenizer
 from distillm.option_use import check_save_folder, warn_of_ignored
+from distillm.overview import describe_end, overview
 from distillm.reporting import Logger, make_logger, progress, run_header
 from distillm.run_folder import FINISHED, is_finished, open_run
 from distillm.run_identity import input_files
 from distillm.setup import first_rows, load_pairs, load_rows, load_student, load_teacher, step_batches
 
 CHECKPOINT = "checkpoint"
+# Stage 1 has no clipping, no validation and no corpus; scripts give it what they give every training.
+UNREAD = {"gradient_checkpointing", "lm_data_dir", "dev_num", "do_train", "do_valid", "eval_gen", "eval_batch_size"}
+UNREAD |= {"eval_interval", "only_save_last", "clip_grad", "deepspeed", "deepspeed_config"}
 
 
 @dataclass
 class Arguments:
-    """The options that stage 1 reads, by concern; it has no clipping and no validation, and keeps the last weights."""
+    """The options of stage 1, by concern; it keeps the last weights."""
 
     model: ModelArguments
     data: DataArguments
@@ -71,7 +80,8 @@ class Arguments:
 
     @classmethod
     def parse(cls) -> "Arguments":
-        every, given = parse_arguments(TRAINING_OPTIONS, __doc__ or "")
+        of_others = names_of(set(TRAINING_OPTIONS) - set(cls.__annotations__.values()))
+        every, given = parse_arguments(TRAINING_OPTIONS, __doc__ or "", UNREAD | of_others)
         part = {type(part): part for part in every}
         arguments = cls(
             model=part[ModelArguments],
@@ -83,7 +93,7 @@ class Arguments:
         )
         options = arguments.options()
         check_save_folder(options)
-        warn_of_ignored("stage 1 of CONTRA", sorted((given & merged(every).keys()) - options.keys()))
+        warn_of_ignored("stage 1 of CONTRA", sorted(given & of_others))
         return arguments
 
     def options(self) -> dict:
@@ -109,13 +119,14 @@ def main() -> None:
         leave_world(world)
         return
     trainer, batches = setup(arguments, precision, world)
+    status = 0
     if training.dry_run:
         print(f"dry run: velocity_field_loss {float(trainer.dry_run(batches)):.4g}")
     else:
         logger = make_logger(training.save, world.rank, arguments.logging.report_to, header)
         with open_run(training.save, header, training.resume, world):
-            fit(trainer, batches, arguments, logger)
-    leave_world(world)
+            status = fit(trainer, batches, arguments, logger)
+    leave_world(world, status)
 
 
 def setup(arguments: Arguments, precision: str, world: World) -> tuple[FieldTrainer, StepBatches]:
@@ -150,41 +161,86 @@ def load_training_items(
     return first_rows(load_rows(data.data_dir, "train", data, student, tokenizer), data.train_num)
 
 
-def fit(trainer: FieldTrainer, batches: StepBatches, arguments: Arguments, logger: Logger) -> None:
-    """Train from where the checkpoint stands, or from the start; keep the last weights."""
-    training, world, total = arguments.training, trainer.world, trainer.settings.total_steps
-    save = Path(training.save)
+@dataclass
+class Log:
+    """What the loop remembers of its log beside the trainer's state."""
+
+    records: int = 0
+    losses: list[float] = field(default_factory=list)  # of the steps since the last record
+
+
+def fit(trainer: FieldTrainer, batches: StepBatches, arguments: Arguments, logger: Logger) -> int:
+    """Train from where the checkpoint stands, or from the start, and keep the last weights; return the exit status."""
+    world, log, save = trainer.world, Log(), Path(arguments.training.save)
     checkpoint = save / CHECKPOINT
-    if checkpoint.exists():
-        with sound_checkpoint(checkpoint, world):
-            trainer.load(checkpoint, int(json.loads((checkpoint / "step.json").read_bytes())))
-    logger.truncate_after(trainer.step if trainer.step else -1)
-    every = batches.steps_per_epoch if training.save_interval == -1 else training.save_interval
-    losses: list[Tensor] = []
-    steps = range(trainer.step + 1, total + 1)
-    with trainer.learning(), progress(steps, desc="velocity field", rank=world.rank) as bar:
-        for step in bar:
-            losses.append(trainer.train_step(batches))
-            saves = step % every == 0 or step == total
-            if saves or step % training.log_interval == 0:
-                epoch = (step - 1) // batches.steps_per_epoch + 1
-                logger.log({"step": step, "epoch": epoch, "loss": float(torch.stack(losses).mean())})
-                losses = []
-            if saves and world.is_main:
-                save_checkpoint(trainer, checkpoint)
-    if world.is_main:
-        save_field(save, trainer.velocity_field, trainer.projector)
-        write_json(save / FINISHED, {"step": trainer.step})
-        remove_folder(checkpoint)
+    if (checkpoint / HASHES).exists():
+        load_checkpoint(trainer, log, checkpoint)
+    logger.begin(describe(trainer, batches, arguments), trainer.step or None, log.records)
+    started = time.monotonic()
+    with listening():
+        try:
+            train(trainer, batches, arguments.training, log, logger)
+        except Interrupted:
+            if world.is_main and trainer.step > 0:
+                save_checkpoint(trainer, log, checkpoint)
+            logger.say(FAREWELL.format(trainer.step))
+            logger.close()
+            return STOPPED
+        if world.is_main:
+            save_field(save, trainer.velocity_field, trainer.projector)
+            write_json(save / FINISHED, {"step": trainer.step})
+            remove_folder(checkpoint)
+    logger.say(describe_end(started, trainer.step, "the last weights are kept", str(save)))
     logger.close()
+    return 0
 
 
-def save_checkpoint(trainer: FieldTrainer, folder: Path) -> None:
+def describe(trainer: FieldTrainer, batches: StepBatches, arguments: Arguments) -> list[str]:
+    """Return what the training says at its start."""
+    models = {
+        "student": (arguments.model.model_path, trainer.student.model),
+        "teacher": (str(arguments.model.teacher_model_path), trainer.teacher.model),
+        "velocity field and projector": ("new", trainer.learner),
+    }
+    rows = {"training data": (arguments.data.data_dir, batches.dataset)}
+    steps = trainer.settings.total_steps, batches.steps_per_epoch
+    precision = trainer.settings.precision
+    return overview("velocity field", precision, models, rows, arguments.training, *steps, trainer.world)
+
+
+def train(trainer: FieldTrainer, batches: StepBatches, training: TrainingArguments, log: Log, logger: Logger) -> None:
+    """Take the remaining steps, with log lines and checkpoints."""
+    total = trainer.settings.total_steps
+    every = batches.steps_per_epoch if training.save_interval == -1 else training.save_interval
+    steps, rank = range(trainer.step + 1, total + 1), trainer.world.rank
+    with (
+        trainer.learning(),
+        progress(steps, total=total, initial=trainer.step, desc="velocity field", rank=rank) as bar,
+    ):
+        for step in bar:
+            log.losses.append(float(trainer.train_step(batches)))
+            if step % training.log_interval == 0 or step == total:
+                epoch = step / batches.steps_per_epoch
+                logger.log({"step": step, "epoch": epoch, "loss": float(torch.tensor(log.losses).mean())})
+                log.records, log.losses = log.records + 1, []
+            if step % every == 0 and step < total and trainer.world.is_main:
+                save_checkpoint(trainer, log, Path(training.save) / CHECKPOINT)
+
+
+def save_checkpoint(trainer: FieldTrainer, log: Log, folder: Path) -> None:
     """Write all that the training depends on, atomically."""
     with atomic_folder(folder) as temporary:
         trainer.save(temporary)
-        write_json(temporary / "step.json", trainer.step)
+        write_json(temporary / "loop.json", {"step": trainer.step, **vars(log)})
         write_hashes(temporary)
+
+
+def load_checkpoint(trainer: FieldTrainer, log: Log, folder: Path) -> None:
+    """Read what `save_checkpoint` wrote."""
+    check_hashes(folder, trainer.world)
+    state = json.loads((folder / "loop.json").read_bytes())
+    trainer.load(folder, state.pop("step"))
+    vars(log).update(state)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """A trained velocity field and projector on disk: `{velocity_field,projector}.{json,safetensors}`."""
 
 import json
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from contra.projector import Projector
 from contra.velocity_field import VelocityField
@@ -14,6 +16,7 @@ from data_utils.files import atomic_file, write_json
 
 VELOCITY_FIELD = "velocity_field"
 PROJECTOR = "projector"
+KINDS: dict[str, type] = {VELOCITY_FIELD: VelocityField, PROJECTOR: Projector}
 
 
 def save_field(folder: str | Path, velocity_field: VelocityField, projector: Projector) -> None:
@@ -44,8 +47,8 @@ def load_field(
     _check(velocity_field_folder, field_shape, "num_pairs", num_pairs, "the layer pairs of --num-distill-layers")
     _check(projector_folder, projector_shape, "student_size", student_size, "the student's hidden size")
     _check(projector_folder, projector_shape, "teacher_size", teacher_size, "the teacher's hidden size")
-    velocity_field = _build(VelocityField, Path(velocity_field_folder), VELOCITY_FIELD, field_shape)
-    projector = _build(Projector, Path(projector_folder), PROJECTOR, projector_shape)
+    velocity_field = _build(Path(velocity_field_folder), VELOCITY_FIELD, field_shape)
+    projector = _build(Path(projector_folder), PROJECTOR, projector_shape)
     return velocity_field, projector
 
 
@@ -79,9 +82,21 @@ def _load_shape(folder: Path, name: str) -> dict[str, Any]:
         shape = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{folder / name}.json is not JSON ({error}); train it again") from error
-    if not isinstance(shape, dict):
+    if not isinstance(shape, dict) or not _describes(shape, KINDS[name]):
         raise UserError(f"{folder / name}.json does not describe a {name}; train it again")
     return shape
+
+
+def _describes(shape: dict[str, Any], kind: type) -> bool:
+    """Say whether these are arguments of a module: sizes, and a dropout."""
+    dropout = shape.get("dropout", 0.0)
+    sizes = [value for key, value in shape.items() if key != "dropout"]
+    return (
+        shape.keys() == signature(kind).parameters.keys()
+        and all(type(size) is int and size > 0 for size in sizes)
+        and isinstance(dropout, float)
+        and 0 <= dropout <= 1
+    )
 
 
 def _check(folder: str | Path, shape: dict[str, Any], key: str, expected: int, meaning: str) -> None:
@@ -92,9 +107,23 @@ def _check(folder: str | Path, shape: dict[str, Any], key: str, expected: int, m
         )
 
 
-def _build(kind: type, folder: Path, name: str, shape: dict[str, Any]) -> Any:
+def _build(folder: Path, name: str, shape: dict[str, Any]) -> Any:
     file = folder / f"{name}.safetensors"
-    with Reading(str(file), f"; {name}.safetensors does not fit {name}.json: train it again"):
-        module = kind(**shape)
-        module.load_state_dict(load_file(file))
+    advice = f"; {name}.safetensors does not fit {name}.json: train it again"
+    with Reading(str(file), advice):
+        tensors = load_file(file)
+        fits = _fits(tensors, KINDS[name], shape)
+    if not fits:
+        raise UserError(f"cannot load {file}: it holds other weights{advice}")
+    module = KINDS[name](**shape)
+    module.load_state_dict(tensors)
     return module
+
+
+def _fits(tensors: dict[str, Tensor], kind: type, shape: dict[str, Any]) -> bool:
+    """Say whether these are the weights of a module of this shape, without making one: it may be of any size."""
+    if shape.get("num_blocks", 1) > len(tensors):
+        return False
+    with torch.device("meta"):
+        expected = kind(**shape).state_dict()
+    return {name: tensor.shape for name, tensor in expected.items()} == {n: t.shape for n, t in tensors.items()}

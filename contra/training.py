@@ -1,5 +1,6 @@
 """Stage 1 and refresh: the loop that trains velocity field and projector on frozen models (SPEC 1.8)."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +15,13 @@ from contra.projector import Projector
 from contra.velocity_field import VelocityField
 from data_utils.batching import TokenBatch
 from data_utils.errors import UserError
+from data_utils.files import write_json
 from data_utils.randomness import keyed_seed, keyed_uniforms
 from distillm.arguments import TrainingArguments
 from distillm.batches import StepBatches
 from distillm.distributed import World
 from distillm.engine import autocast, load_optimizer, make_optimizer, save_optimizer, set_learning_rate
+from distillm.interruption import Interrupted, request
 from distillm.models import SplitModel, eval_mode, freeze
 from distillm.objective import Progress
 from distillm.reduction import gather_layers
@@ -133,7 +136,10 @@ class FieldTrainer:
     def _shares(self, micro_batches: list[TokenBatch]) -> Iterator[Tensor]:
         """Yield what each micro-batch adds to the loss of the next step."""
         torch.manual_seed(keyed_seed(self.settings.seed, "velocity field dropout", self.step, self.world.rank))
-        count = self.world.sum(torch.stack([batch.attention_mask.sum() for batch in micro_batches]).sum().float())
+        count = torch.stack([batch.attention_mask.sum() for batch in micro_batches]).sum().float()
+        count, asked = self.world.sum(torch.cat([count.reshape(1), request(count)]))
+        if asked > 0:
+            raise Interrupted
         for batch in micro_batches:
             with autocast(self.settings.precision, self.world.device):
                 share = self._sum(batch) / count
@@ -175,6 +181,7 @@ class FieldRefresh:
 
     def __init__(self, trainer: FieldTrainer, batches: StepBatches, epochs: int, interval: int):
         self.trainer, self.batches, self.epochs, self.interval = trainer, batches, epochs, interval
+        self.losses: list[Tensor] = []  # of a refresh that has begun
 
     @staticmethod
     def total_steps(epochs: int, interval: int, velocity_epochs: int, steps_per_epoch: int) -> int:
@@ -185,11 +192,14 @@ class FieldRefresh:
         if done.epoch == done.epochs or done.epoch % self.interval:
             return {}
         steps = self.epochs * self.batches.steps_per_epoch
+        initial, rank = len(self.losses), self.trainer.world.rank
         with (
             self.trainer.learning(),
-            progress(range(steps), desc="velocity field", rank=self.trainer.world.rank) as bar,
+            progress(range(initial, steps), total=steps, initial=initial, desc="velocity field", rank=rank) as bar,
         ):
-            losses = [self.trainer.train_step(self.batches) for _ in bar]
+            for _ in bar:
+                self.losses.append(self.trainer.train_step(self.batches).cpu())
+        losses, self.losses = self.losses, []
         return {"velocity_field_loss": float(torch.stack(losses).mean())}
 
     def export(self, folder: Path) -> None:
@@ -199,8 +209,10 @@ class FieldRefresh:
     def save(self, folder: Path) -> None:
         (folder / "velocity_field").mkdir()
         self.trainer.save(folder / "velocity_field")
-        (folder / "velocity_field" / "step").write_text(f"{self.trainer.step}\n", encoding="utf-8")
+        state = {"step": self.trainer.step, "losses": [float(loss) for loss in self.losses]}
+        write_json(folder / "velocity_field" / "refresh.json", state)
 
     def load(self, folder: Path) -> None:
-        step = int((folder / "velocity_field" / "step").read_text(encoding="utf-8"))
-        self.trainer.load(folder / "velocity_field", step)
+        state = json.loads((folder / "velocity_field" / "refresh.json").read_text(encoding="utf-8"))
+        self.trainer.load(folder / "velocity_field", state["step"])
+        self.losses = [torch.tensor(loss) for loss in state["losses"]]

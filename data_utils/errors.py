@@ -1,9 +1,18 @@
 """How this project speaks to its users about their mistakes."""
 
 import os
+import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from multiprocessing import parent_process
+from pathlib import Path
 from types import TracebackType
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # as a cluster's scheduler sends them
+STOPPED = 128 + signal.SIGTERM  # an exit status
+PROJECT = Path(__file__).resolve().parents[1]
+INTERRUPTED = 130  # the exit status of what Ctrl-C ended
 
 
 class UserError(ValueError):
@@ -11,10 +20,10 @@ class UserError(ValueError):
 
 
 class Reading:
-    """While another library reads a user's files: whatever it raises becomes one line that says which.
+    """While another library reads a user's files: what it raises becomes one line that says which.
 
-    On a damaged file libraries raise anything, `tokenizers` even a plain `Exception`: no list of classes would do. So
-    the block holds the library's call and nothing else.
+    On a damaged file libraries raise anything, `tokenizers` even a plain `Exception`: no list of classes would do. What
+    is raised in a line of this project passes: it is a bug of ours, or a `UserError`.
     """
 
     def __init__(self, what: str, advice: str = ""):
@@ -26,30 +35,76 @@ class Reading:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, Exception) and not isinstance(error, UserError):
+        if isinstance(error, Exception) and trace is not None and not _was_raised_here(trace):
             raise UserError(f"cannot load {self.what}: {reason(error)}{self.advice}") from error
 
 
-def reason(error: Exception) -> str:
+def _was_raised_here(trace: TracebackType) -> bool:
+    """Say whether the line that raised is one of this project's."""
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return _is_ours(trace.tb_frame.f_code.co_filename)  # absolute, except in compiled modules
+
+
+def _is_ours(file: str) -> bool:
+    """Say whether a file of Python code is one of this project; `.venv` may lie in it."""
+    return Path(file).is_relative_to(PROJECT) and "site-packages" not in file
+
+
+def reason(error: BaseException) -> str:
     """Return in one line what an error says, and of what kind it is where its text alone would puzzle."""
     if isinstance(error, OSError):
         return str(error).strip().split("\n")[0]  # the hub's go on for paragraphs
+    if "trust_remote_code" in str(error):
+        return "it comes with Python code of its own, which is never run here; choose one that needs none"
     text = " ".join(str(error).split())[:300]
     return text if isinstance(error, ValueError | RuntimeError) and text else f"{type(error).__name__}: {text}"
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether memory ran out: NumPy and Python have a class for that, torch a text (and a class on a GPU)."""
+    said = re.search(r"can't allocate memory|not enough memory|out of memory", str(error))
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and said is not None)
+
+
 def run_as_script(main: Callable[[], None]) -> None:
-    """Run an entry script; a `UserError` or a failing file operation ends as one line and exit status 1."""
+    """Run an entry script; a `UserError`, a failing file operation or a lack of memory ends as one line, status 1.
+
+    A signal to stop ends it at once, as one line and exit status 143, unless a training listens to it.
+    """
+    if signal.getsignal(signal.SIGINT) is _end_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    handlers = {number: signal.signal(number, _stop) for number in STOP_SIGNALS}
     try:
         _check_command_line(sys.argv)
         main()
     except (UserError, OSError) as error:
-        one_line = "\\n".join(str(error).splitlines())  # a path may hold a line break
-        print(f"{os.path.basename(sys.argv[0])}: error: {one_line}", file=sys.stderr)
-        sys.exit(1)
+        _end_with(str(error))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        _end_with(
+            f"out of memory ({reason(error)}): lower --batch-size, --eval-batch-size or --max-length, choose a smaller "
+            "model, or use more processes"
+        )
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: object) -> None:
+    if parent_process() is None:  # a tool's workers go quietly: it ends them by such a signal itself
+        os.write(2, f"{os.path.basename(sys.argv[0])}: ended by {signal.Signals(number).name}\n".encode())
+    sys.exit(STOPPED)
+
+
+def _end_with(message: str) -> None:
+    one_line = "\\n".join(message.splitlines())  # a path may hold a line break
+    print(f"{os.path.basename(sys.argv[0])}: error: {one_line}", file=sys.stderr)
+    sys.exit(1)
 
 
 def _check_command_line(words: Sequence[str]) -> None:
@@ -57,3 +112,16 @@ def _check_command_line(words: Sequence[str]) -> None:
     for word in words:
         if any("\ud800" <= letter <= "\udfff" for letter in word):
             raise UserError(f"{word!r} is not UTF-8: rename the file or folder")
+
+
+def _end_at_once(*ignored: object) -> None:
+    """End a script that Ctrl-C reaches while it imports: libraries turn a KeyboardInterrupt into errors of theirs."""
+    os.write(sys.stderr.fileno(), b"interrupted\n")
+    os._exit(INTERRUPTED)
+
+
+# Importing takes seconds, so scripts import this module first. What runs in the background ignores Ctrl-C already.
+if _is_ours(getattr(sys.modules["__main__"], "__file__", None) or "") and (
+    signal.getsignal(signal.SIGINT) is signal.default_int_handler
+):
+    signal.signal(signal.SIGINT, _end_at_once)

@@ -119,9 +119,36 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def move_file(source: Path, target: Path) -> None:
+    """Move a file, to another disk, too: it is complete there before it vanishes here."""
+    try:
+        source.replace(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with atomic_file(target) as temporary:
+            shutil.copyfile(source, temporary)
+        source.unlink()
+
+
+def remove_entry(path: Path) -> None:
+    """Remove a file or a folder, if there is one; of a link only the link, never what it leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def remove_folder(path: Path) -> None:
-    """Remove a folder at once: a process killed meanwhile leaves nothing under this name."""
-    if path.exists():
+    """Remove a folder at once: a process killed meanwhile leaves nothing under this name.
+
+    A link to a folder stays and leads to an empty one; what lies there goes piece by piece, files before folders, since
+    a file may say which folder counts.
+    """
+    if path.is_symlink():
+        for entry in sorted(path.iterdir(), key=Path.is_dir) if path.is_dir() else ():
+            remove_entry(entry)
+    elif path.exists():
         doomed = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         shutil.rmtree(doomed, ignore_errors=True)
         os.rename(path, doomed)
@@ -140,10 +167,8 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
             continue
         if match[3] == "old" and not (folder / match[1]).exists():
             os.rename(path, folder / match[1])
-        elif path.is_dir():
-            shutil.rmtree(path)
         else:
-            path.unlink()
+            remove_entry(path)
 
 
 def _is_running(process: int) -> bool:

@@ -59,3 +59,15 @@ def check_tokenizer(folder: str | Path, tokenizer: "PreTrainedTokenizerBase") ->
             f"{folder} was made with the tokenizer {name} ({size} ids), "
             f"the model has {ours['name']} ({ours['vocabulary_size']} ids): process the data with the model's"
         )
+
+
+def check_length(folder: str | Path, max_length: int) -> None:
+    """Raise if rows of prompt and response were cut to fewer ids than a training asks for."""
+    path = Path(folder) / META_NAME
+    meta = json.loads(path.read_bytes()) if path.exists() else {}
+    stored = meta.get("max_length", max_length)
+    if "max_prompt_length" in meta and not (isinstance(stored, int) and stored >= max_length):
+        raise UserError(
+            f"{folder} holds rows of at most {stored} ids, --max-length is {max_length}: "
+            "process the data again with this length, or train with the stored one"
+        )

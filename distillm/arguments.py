@@ -2,19 +2,26 @@
 
 import argparse
 import math
+import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, NoReturn
+from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
-from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
 
 from data_utils.errors import UserError
 from distillm.engine import PRECISIONS
 from distillm.on_policy import REPLAY_RATIOS
 from distillm.schedule import DECAY_STYLES
 
+LARGEST_INTEGER = 2**63 - 1
+LARGEST = dict.fromkeys(("batch_size", "eval_batch_size", "gradient_accumulation_steps"), 1 << 20)
+LARGEST |= dict.fromkeys(("max_length", "max_prompt_length", "max_new_tokens"), 1 << 20)
+LARGEST |= {"epochs": 1 << 20, "velocity_epochs": 1 << 20, "capacity": 1 << 30, "peft_lora_r": 1 << 16}
+LARGEST |= {"num_distill_layers": 1000, "velocity_n_layers": 1000, "velocity_d_model": 1 << 17}
 CURRICULA = ("epoch", "step", "none")  # of CONTRA
+VALUES = {int: "INT", float: "NUMBER", str: "TEXT", bool: "true|false"}  # as help shows them
 
 
 def option(default: Any, help: str, choices: Sequence[str] | None = None) -> Any:
@@ -26,24 +33,35 @@ def option(default: Any, help: str, choices: Sequence[str] | None = None) -> Any
 
 
 def require_positive(arguments: Any, *names: str) -> None:
-    """Raise unless each of these options is at least 1."""
+    """Raise unless each of these options is at least 1, and not absurd."""
     for name in names:
         if getattr(arguments, name) < 1:
             raise UserError(f"{flag(name)} must be at least 1, not {getattr(arguments, name)}")
+    require_sensible(arguments, *names)
 
 
 def require_not_negative(arguments: Any, *names: str) -> None:
-    """Raise unless each of these options is a number from 0 on."""
+    """Raise unless each of these options is a number from 0 on, and not absurd."""
     for name in names:
         if not 0 <= getattr(arguments, name) < math.inf:
             raise UserError(f"{flag(name)} must be at least 0, not {getattr(arguments, name)}")
+    require_sensible(arguments, *names)
 
 
 def require_count(arguments: Any, *names: str) -> None:
-    """Raise unless each of these options is at least 1, or -1 for all."""
+    """Raise unless each of these options is at least 1, or -1 for all, and not absurd."""
     for name in names:
         if getattr(arguments, name) < 1 and getattr(arguments, name) != -1:
             raise UserError(f"{flag(name)} must be at least 1, or -1 for all, not {getattr(arguments, name)}")
+    require_sensible(arguments, *names)
+
+
+def require_sensible(arguments: Any, *names: str) -> None:
+    """Raise if a whole number is one that nobody can have meant: it would take all memory, or for ever."""
+    for name in names:
+        value, largest = getattr(arguments, name), LARGEST.get(name, LARGEST_INTEGER)
+        if isinstance(value, int) and value > largest:
+            raise UserError(f"{flag(name)} {value} is more than {largest:,}: lower it")
 
 
 def require_between(arguments: Any, low: float, high: float, *names: str) -> None:
@@ -101,7 +119,7 @@ class DataArguments:
     def __post_init__(self) -> None:
         if not self.data_dir:
             raise UserError("--data-dir is missing: give a folder made by tools/process_data_dolly.py")
-        require_positive(self, "max_prompt_length")
+        require_positive(self, "max_length", "max_prompt_length")
         require_count(self, "train_num", "dev_num")
         if self.max_prompt_length >= self.max_length:
             raise UserError(
@@ -165,7 +183,7 @@ class TrainingArguments:
 class DecodingArguments:
     """How responses are generated in training and validation."""
 
-    do_sample: bool = option(True, "sample; else greedy decoding")
+    do_sample: bool = option(True, "sample; false: greedy decoding")
     top_k: int = option(0, "sample from the k likeliest tokens; 0: from all")
     top_p: float = option(1.0, "sample from the likeliest tokens of this total probability")
     temperature: float = option(1.0, "of sampling")
@@ -289,27 +307,75 @@ TRAINING_OPTIONS = (
 )
 
 
-class ArgumentParser(HfArgumentParser):
-    """Transformers' dataclass parser, strict: no abbreviations, and an error is one line."""
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Shows each option once, as it is written in this project, with the type of its value."""
 
-    def __init__(self, types: Sequence[type], description: str):
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        return f"{action.option_strings[-1]} {self._format_args(action, str(action.metavar))}".strip()
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """A parser of several dataclasses of options, strict: no abbreviations, and an error is one line."""
+
+    def __init__(self, types: Sequence[type], description: str, unread: set[str]):
         super().__init__(
-            types,  # type: ignore[arg-type]
+            usage="%(prog)s --option value ...",
             description=description,
             allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=HelpFormatter,
         )
+        for kind in types:
+            title = re.sub(r"(?<!^)(?=[A-Z])", " ", kind.__name__.removesuffix("Arguments")).lower()
+            group = self if names_of([kind]) <= unread else self.add_argument_group(title, kind.__doc__)
+            hints = get_type_hints(kind)
+            for entry in fields(kind):
+                add_option(group, entry, hints[entry.name], entry.name not in unread)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see --help)")
 
 
-def parse_arguments(types: Sequence[type], description: str) -> tuple[list[Any], set[str]]:
-    """Return the arguments of the command line, one object a type, and the names of the options given on it."""
-    parser = ArgumentParser(types, description)
-    *arguments, unknown = parser.parse_args_into_dataclasses(return_remaining_strings=True, look_for_args_file=False)
+def add_option(group: Any, entry: Field, hint: Any, shown: bool) -> None:
+    """Add a dataclass's field to a parser, with hyphens and with underscores; help shows it if the script reads it."""
+    default = entry.default_factory() if entry.default_factory is not MISSING else entry.default
+    (kind,) = {*(get_args(hint) or [hint])} - {type(None)}  # of `int | None` and `list[int]` what a word is
+    choices = entry.metadata.get("choices")
+    words: dict[str, Any] = {"type": kind, "choices": choices, "metavar": VALUES[kind]}
+    if choices is not None:
+        words["metavar"] = "{" + ",".join(choices) + "}"
+    if kind is bool:
+        words |= {"type": string_to_bool, "nargs": "?", "const": True}
+    if get_origin(hint) is list:
+        words |= {"nargs": "+"}
+    text = f"{entry.metadata['help']} ({described_default(default)})"
+    names = sorted({f"--{entry.name}", flag(entry.name)}, reverse=True)  # the hyphens come last
+    help = text.replace("%", "%%") if shown else argparse.SUPPRESS
+    group.add_argument(*names, dest=entry.name, default=default, help=help, **words)
+
+
+def described_default(default: Any) -> str:
+    """Return what an option is when it is not given, as one would write it."""
+    if default == "":
+        return "required"
+    if default is None or default == []:
+        return "default: none"
+    if isinstance(default, bool):
+        return f"default: {str(default).lower()}"
+    return f"default: {' '.join(map(str, default)) if isinstance(default, list) else default}"
+
+
+def parse_arguments(
+    types: Sequence[type], description: str, unread: set[str] | None = None
+) -> tuple[list[Any], set[str]]:
+    """Return the arguments of the command line, one object a type, and the names of the options given on it.
+
+    `unread` are options that the script accepts but does not read: a run hands one set of them to all its scripts.
+    """
+    parser = ArgumentParser(types, description, unread or set())
+    found, unknown = parser.parse_known_args()
     if unknown:
         parser.error(f"unknown option: {' '.join(unknown)}")
+    arguments = [kind(**{entry.name: getattr(found, entry.name) for entry in fields(kind)}) for kind in types]
     return arguments, given_options(sys.argv[1:])
 
 
@@ -317,6 +383,11 @@ def given_options(command_line: Sequence[str]) -> set[str]:
     """Return the field names of the options that a command line names."""
     words = (word.split("=", 1)[0] for word in command_line if word.startswith("--"))
     return {word[2:].replace("-", "_") for word in words}
+
+
+def names_of(types: Iterable[type]) -> set[str]:
+    """Return the names of all options of several dataclasses."""
+    return {entry.name for kind in types for entry in fields(kind)}
 
 
 def merged(arguments: Sequence[Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """All micro-batches of one optimiser step, prepared before its first backward pass (SPEC 1.2)."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -38,7 +39,11 @@ class StepBatches(Generic[Item]):
         world: World,
     ):
         self.dataset, self.shape, self.collate_items, self.world = dataset, shape, collate_items, world
-        self.order = ShuffledOrder(len(dataset), shape.items_per_step(world), shape.seed)
+        asked, there = shape.items_per_step(world), len(dataset)
+        self.order = ShuffledOrder(there, asked, shape.seed)
+        if asked > there and world.is_main:
+            advice = "they repeat within it; lower --batch-size or --gradient-accumulation-steps"
+            print(f"warning: a step takes {asked} rows, the data has {there}: {advice}", file=sys.stderr)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -9,13 +9,12 @@ No generator states: every random number is a function of (seed, purpose, step, 
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from data_utils.errors import Reading, UserError
-from data_utils.files import Writing, atomic_file, fsync_path, fsync_tree, remove_folder, write_json
+from data_utils.errors import UserError
+from data_utils.files import Writing, atomic_file, fsync_path, fsync_tree, remove_entry, remove_folder, write_json
 from data_utils.store_meta import file_hash
 from distillm.distributed import World
 from distillm.engine import Engine
@@ -53,13 +52,17 @@ class Checkpoints:
         if not pointer.exists():
             return None
         name = pointer.read_text(encoding="utf-8", errors="replace").strip()
-        if not re.fullmatch(r"step-\d{8,}", name) or not (self.folder / name).is_dir():
+        if not re.fullmatch(r"step-\d{8,}(-again)?", name) or not (self.folder / name).is_dir():
             raise UserError(f"{pointer} names no checkpoint ({name!r}); start again with --resume never")
         return self.folder / name
 
     def save(self, step: int) -> None:
-        """Write beside, rename once, then point `latest` at it and drop the previous one; all ranks call it."""
-        final = self.folder / f"step-{step:08d}"
+        """Write beside, rename once, then point `latest` at it and drop the previous one; all ranks call it.
+
+        A run that is interrupted twice in the work after one step is saved twice: under the name not in use.
+        """
+        names = [f"step-{step:08d}", f"step-{step:08d}-again"]
+        final = next(self.folder / name for name in names if self.folder / name != self.latest())
         temporary = self.folder / f".{final.name}.tmp"
         try:
             with Writing(final):
@@ -81,7 +84,7 @@ class Checkpoints:
                 part.save(temporary)
             write_hashes(temporary)
             fsync_tree(temporary)
-            shutil.rmtree(final, ignore_errors=True)
+            remove_entry(final)
             temporary.rename(final)
             fsync_path(self.folder)  # the folder is there before `latest` names it
             with atomic_file(self.folder / "latest") as pointer:
@@ -91,10 +94,10 @@ class Checkpoints:
 
     def load(self, folder: Path) -> None:
         """Put engine and parts back to where they were; all ranks call it."""
-        with sound_checkpoint(folder, self.world):
-            self.engine.load_state(folder / "engine")
-            for part in self.parts:
-                part.load(folder)
+        check_hashes(folder, self.world)
+        self.engine.load_state(folder / "engine")
+        for part in self.parts:
+            part.load(folder)
 
     def delete(self) -> None:
         """Remove everything: the run is complete or starts afresh."""
@@ -107,7 +110,7 @@ class Checkpoints:
         latest = self.latest()
         for entry in self.folder.iterdir():
             if entry.is_dir() and entry != latest:
-                shutil.rmtree(entry)
+                remove_entry(entry)
 
 
 def write_hashes(folder: Path) -> None:
@@ -116,22 +119,31 @@ def write_hashes(folder: Path) -> None:
     write_json(folder / HASHES, {path.relative_to(folder).as_posix(): file_hash(path) for path in paths})
 
 
-@contextmanager
-def sound_checkpoint(folder: Path, world: World) -> Iterator[None]:
-    """Check a checkpoint's files against their hashes; within the block, what cannot be loaded is the user's to know.
+def check_hashes(folder: Path, world: World) -> None:
+    """Raise unless a checkpoint's files hold what was saved; all ranks call it.
 
-    A checkpoint without hashes (older versions wrote none) is trusted.
+    What fails while they are loaded afterwards is no damage, but a bug of ours: nobody catches it.
     """
-    with Reading(f"the checkpoint {folder}", "; start again with --resume never"):
-        if world.is_main and (folder / HASHES).exists():
-            _check_hashes(folder)
-        world.barrier()
-        yield
+    if world.is_main:
+        for name, expected in _read_hashes(folder).items():
+            path = folder / name
+            if not path.is_file() or file_hash(path) != expected:
+                raise _damaged(path, "is not what was saved" if path.exists() else "is missing")
+    world.barrier()
 
 
-def _check_hashes(folder: Path) -> None:
-    for name, expected in json.loads((folder / HASHES).read_bytes()).items():
-        path = folder / name
-        if not path.is_file() or file_hash(path) != expected:
-            what = "is not what was saved" if path.exists() else "is missing"
-            raise UserError(f"{path} {what}: the checkpoint is damaged; start again with --resume never")
+def _read_hashes(folder: Path) -> dict[str, str]:
+    path = folder / HASHES
+    try:
+        hashes = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise _damaged(path, "is missing") from error
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, "is not JSON") from error
+    if not isinstance(hashes, dict) or not hashes:
+        raise _damaged(path, "names no file")
+    return hashes
+
+
+def _damaged(path: Path, what: str) -> UserError:
+    return UserError(f"{path} {what}: the checkpoint is damaged; start again with --resume never")

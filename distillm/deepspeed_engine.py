@@ -15,7 +15,7 @@ from data_utils.files import write_json
 from distillm.distributed import World
 from distillm.engine import NonFiniteError, make_optimizer, set_learning_rate
 
-STAGE = "zero_stage.json"  # of a checkpoint
+SHARDS = "shards.json"  # of a checkpoint: how its optimiser is cut into pieces
 # Without a launcher DeepSpeed would look for MPI.
 LONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
 
@@ -97,19 +97,28 @@ class DeepSpeedEngine:
         # With LoRA, the frozen weights are those that every start loads anyway.
         self.engine.save_checkpoint(str(folder), tag="state", exclude_frozen_parameters=True)
         if self.world.is_main:
-            write_json(folder / STAGE, self.zero_stage)
+            write_json(folder / SHARDS, {"zero_stage": self.zero_stage, "processes": self.world.size})
 
     def load_state(self, folder: Path) -> None:
-        saved = json.loads((folder / STAGE).read_bytes())
-        if saved != self.zero_stage and {saved, self.zero_stage} != {1, 2}:  # these two write the same
-            raise UserError(
-                f"{folder} was saved with ZeRO {saved}, --deepspeed_config asks for ZeRO {self.zero_stage}: "
-                f"go on with ZeRO {saved}, or start again with --resume never"
-            )
+        self._check_shards(folder, **json.loads((folder / SHARDS).read_bytes()))
         whole = all(parameter.requires_grad for parameter in self.module.parameters())
-        path, _ = self.engine.load_checkpoint(str(folder), tag="state", load_module_strict=whole)
+        with Reading(f"the checkpoint {folder}", "; start again with --resume never"):
+            path, _ = self.engine.load_checkpoint(str(folder), tag="state", load_module_strict=whole)
         if path is None:
             raise UserError(f"{folder} holds no DeepSpeed state; start again with --resume never")
+
+    def _check_shards(self, folder: Path, zero_stage: int, processes: int) -> None:
+        """Raise unless DeepSpeed can put the pieces of a saved optimiser together again."""
+        if zero_stage != self.zero_stage and {zero_stage, self.zero_stage} != {1, 2}:  # these two write the same
+            raise UserError(
+                f"{folder} was saved with ZeRO {zero_stage}, --deepspeed_config asks for ZeRO {self.zero_stage}: "
+                f"go on with ZeRO {zero_stage}, or start again with --resume never"
+            )
+        if zero_stage > 0 and processes != self.world.size:
+            raise UserError(
+                f"{folder} was saved by {processes} processes, these are {self.world.size}: with ZeRO {zero_stage}, "
+                f"DeepSpeed goes on with {processes} only; start so many, or start again with --resume never"
+            )
 
     def export(self, folder: Path) -> None:
         import deepspeed
@@ -123,8 +132,6 @@ class DeepSpeedEngine:
 
 def import_deepspeed(device: torch.device) -> Any:
     """Import DeepSpeed, which takes seconds; on a CPU without compiling its shared-memory collectives."""
-    if device.type == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     for name, value in LONE_PROCESS.items():
         os.environ.setdefault(name, value)
     import deepspeed

@@ -87,16 +87,20 @@ def join_world() -> World:
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
+    # Where DeepSpeed is installed, others import it, and it would warn of what it finds.
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
     if size > 1:
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
     return World(rank, size, device)
 
 
-def leave_world(world: World) -> None:
+def leave_world(world: World, status: int = 0) -> None:
     """End a run; several gloo processes leave without tearing the group down, which sometimes aborts."""
     if world.size > 1:
         world.barrier()
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-        os._exit(0)
+        os._exit(status)
+    if status:
+        sys.exit(status)

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from data_utils.errors import UserError
 from data_utils.files import write_json
 from distillm.distributed import World
 
@@ -150,7 +151,7 @@ def load_trainable_tensors(module: nn.Module, tensors: dict[str, Tensor]) -> Non
     """Copy saved parameters back in place."""
     current = trainable_tensors(module)
     if current.keys() != tensors.keys() or any(tensors[name].shape != p.shape for name, p in current.items()):
-        raise ValueError("it is of another model")
+        raise UserError("the checkpoint cannot be loaded: it is of another model; start again with --resume never")
     for name, parameter in current.items():
         parameter.copy_(tensors[name])
 

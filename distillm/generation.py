@@ -25,7 +25,8 @@ from transformers import (
 from data_utils.batching import collate_prompts
 from data_utils.errors import UserError
 from data_utils.randomness import keyed_uniforms
-from distillm.distributed import World, calls_of, is_sharded
+from distillm.distributed import World, is_sharded
+from distillm.interruption import stop_if_asked
 from distillm.models import eval_mode
 from distillm.reporting import progress
 
@@ -89,7 +90,8 @@ class Generator:
     ) -> list[list[int]]:
         """Return each prompt's response ids, its first EOS included if it was produced.
 
-        Every rank gives all prompts and gets all responses, in order. `description` asks for a progress bar.
+        Every rank gives all prompts and gets all responses, in order. `description` says that this takes long: it asks
+        for a progress bar, and a training may be interrupted between two batches.
         """
         uniforms = keyed_uniforms(seed, purpose, step, list(row_ids), self.settings.max_new_tokens)
         return self.respond_with(model, prompts, uniforms, description)
@@ -108,13 +110,15 @@ class Generator:
         bar = progress(total=len(mine), desc=description or "", rank=self.world.rank if description else -1)
         answers: list[list[int]] = []
         with ready_to_generate(model):
-            for number in range(calls_of(model, -(-len(mine) // self.batch_size))):
+            for number in range(-(-len(prompts) // (self.batch_size * self.world.size))):
+                if description:
+                    stop_if_asked(self.world)
                 batch = mine[number * self.batch_size :][: self.batch_size]
-                if not batch:  # the other ranks wait for this one: it answers a prompt once more
+                if batch:
+                    answers += self._respond_batch(model, [prompts[i] for i in batch], uniforms[batch])
+                    bar.update(len(batch))
+                elif is_sharded(model):  # the other ranks wait for this one: it answers a prompt once more
                     self._respond_batch(model, [prompts[0]], uniforms[:1])
-                    continue
-                answers += self._respond_batch(model, [prompts[i] for i in batch], uniforms[batch])
-                bar.update(len(batch))
         bar.close()
         responses: list[list[int]] = [[] for _ in prompts]
         for index, answer in zip(by_length, self.world.collect(answers), strict=True):

@@ -1,7 +1,8 @@
 """Student and teacher: any Hugging Face causal LM, plain or with LoRA, seen as body + head."""
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,9 @@ from data_utils.errors import Reading, UserError
 from data_utils.store_meta import describe_tokenizer
 
 ADAPTER_CONFIG = "adapter_config.json"
+TRIAL = "### Response:\nSay 3 crêpes, 寿司 …"
+PLAIN_NAME = re.compile(r"[\w.-]+")  # of a module
+WEIGHT_FILE = re.compile(r"[^/\\]+\.(safetensors|bin|safetensors\.index\.json)")  # directly in its folder
 
 transformers_logging.disable_progress_bar()  # a bar a weight shard is noise between our own bars
 
@@ -121,7 +125,10 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     path, _ = split_checkpoint(path)
     _check_folder(path, "config.json")
     with Reading(f"a tokenizer from {path}"):
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            raise UserError(f"cannot load a tokenizer from {path}: it names a {type(tokenizer).__name__} as its class")
+        tokenizer.decode(tokenizer.encode(TRIAL))  # one of a class that its files are not of fails only here
     if tokenizer.eos_token_id is None:
         raise UserError(f"the tokenizer of {path} has no EOS token; responses could not end")
     if tokenizer.pad_token_id is None:
@@ -147,14 +154,13 @@ def load_causal_lm(
     if adapter_path is not None:
         _check_folder(adapter_path, ADAPTER_CONFIG)
     with Reading(path, _hint(path)):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True)
-        model, report = loaded
-        # Transformers only warns of either: the one would stay random, the other be left out
-        if report["missing_keys"]:
-            raise ValueError(f"its weights lack {min(report['missing_keys'])}, which its config.json asks for")
-        unknown = [name for name in report["unexpected_keys"] if name.endswith(".weight")]  # not an old buffer
-        if unknown:
-            raise ValueError(f"its weights hold {min(unknown)}, for which its config.json has no place")
+        if Path(path).is_dir():
+            check_size(AutoConfig.from_pretrained(path, trust_remote_code=False), weight_bytes(path), path)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, output_loading_info=True, trust_remote_code=False
+        )
+    model, report = loaded
+    check_complete(report, path)
     if adapter_path is None:
         return model
     with Reading(adapter_path, _hint(adapter_path)):
@@ -162,19 +168,79 @@ def load_causal_lm(
         return adapted if trainable_adapter else adapted.merge_and_unload()
 
 
+def weight_bytes(folder: str) -> int:
+    """Return the size of a folder's weights."""
+    return sum(path.stat().st_size for path in Path(folder).iterdir() if path.suffix in (".safetensors", ".bin"))
+
+
+def check_size(config: Any, num_bytes: int, path: str) -> None:
+    """Raise for a model that files of this size cannot hold: making it could take hours, and all of the memory.
+
+    A file needs some 50 bytes to name the tensors of a layer, and at least a bit for each weight.
+    """
+    layers = getattr(config, "num_hidden_layers", None) or 0
+    too_large = f"{layers:,} layers" if layers * 50 > num_bytes else None
+    if too_large is None:
+        with torch.device("meta"):  # which holds no numbers
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        weights = sum(parameter.numel() for parameter in model.parameters())
+        too_large = f"{weights:,} weights" if weights > 8 * num_bytes else None
+    if too_large is not None:
+        raise UserError(
+            f"cannot load {path}: it asks for {too_large}, which cannot be in {num_bytes:,} bytes; "
+            "its configuration or its weights are damaged"
+        )
+
+
+def check_complete(report: Mapping[str, Collection[str]], path: str) -> None:
+    """Raise for weights that Transformers only warns of: the missing would stay random, the others be left out."""
+    if report["missing_keys"]:
+        missing = min(report["missing_keys"])
+        raise UserError(f"cannot load {path}: its weights lack {missing}, which its configuration asks for")
+    unknown = [name for name in report["unexpected_keys"] if name.endswith(".weight")]  # not an old buffer
+    if unknown:
+        raise UserError(
+            f"cannot load {path}: its weights hold {min(unknown)}, for which its configuration has no place"
+        )
+
+
 def _load_adapter(model: nn.Module, path: str, trainable: bool) -> Any:
-    """Put an adapter on a model; one whose weights are not those that its configuration asks for is a ValueError."""
-    from peft import PeftModel, get_peft_model_state_dict
+    """Put an adapter on a model; one whose weights are not those that its configuration asks for is refused."""
+    from peft import PeftConfig, PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
-    adapted = PeftModel.from_pretrained(model, path, is_trainable=trainable)  # type: ignore[arg-type]
+    config = PeftConfig.from_pretrained(path, trust_remote_code=False)
+    _check_adapter(config, path)
+    adapted = PeftModel.from_pretrained(
+        model,  # type: ignore[arg-type]
+        path,
+        config=config,
+        is_trainable=trainable,
+        low_cpu_mem_usage=True,  # sets up no weights that the file does not hold
+        trust_remote_code=False,
+    )
     asked, found = (
         {name for name in weights if "lora_" in name}
         for weights in (get_peft_model_state_dict(adapted), load_peft_weights(path, device="cpu"))
     )
     if asked != found:
-        raise ValueError(f"its weights and its {ADAPTER_CONFIG} differ in {min(asked ^ found)}")
+        raise UserError(f"cannot load {path}: its weights and its {ADAPTER_CONFIG} differ in {min(asked ^ found)}")
     return with_ordered_modules(adapted)
+
+
+def _check_adapter(config: Any, path: str) -> None:
+    """Raise for an adapter that is not LoRA, or names its modules by patterns.
+
+    Another kind may read further files or run a model's own code; a pattern can take hours to match.
+    """
+    kind = getattr(config.peft_type, "value", config.peft_type)
+    if kind != "LORA":
+        raise UserError(f"cannot load {path}: it is an adapter of the kind {kind}, only LORA is supported")
+    for name in ("target_modules", "exclude_modules", "layers_pattern", "rank_pattern", "alpha_pattern"):
+        value = getattr(config, name) or []
+        names = [value] if isinstance(value, str) else value
+        if not isinstance(names, Collection) or not all(PLAIN_NAME.fullmatch(str(module)) for module in names):
+            raise UserError(f"cannot load {path}: {name} in its {ADAPTER_CONFIG} must be a list of names of modules")
 
 
 def add_lora(model: nn.Module, rank: int, alpha: int, dropout: float) -> nn.Module:
@@ -215,7 +281,7 @@ def check_model_type(path: str, expected: str) -> None:
     path, _ = split_checkpoint(path)
     _check_folder(path, "config.json")
     with Reading(path, _hint(path)):
-        found = AutoConfig.from_pretrained(path).model_type
+        found = AutoConfig.from_pretrained(path, trust_remote_code=False).model_type
     if found != expected:
         raise UserError(f"{path} is a {found} model, --model-type says {expected}; pass --model-type {found}")
 
@@ -288,6 +354,22 @@ def _check_folder(path: str, file: str) -> None:
         raise UserError(f"{path} is a file; expected a checkpoint folder with {file}")
     if not folder.exists() and (folder.is_absolute() or path.startswith(".") or path.count("/") > 1):
         raise UserError(f"{path} does not exist; expected a checkpoint folder with {file}")
+    _check_weight_names(folder)
+
+
+def _check_weight_names(folder: Path) -> None:
+    """Raise for weights that do not lie in the folder under an ordinary name: no fingerprint would know of them."""
+    for path in (*sorted(folder.glob("*.index.json")), *folder.glob("config.json")):
+        try:
+            content = json.loads(path.read_bytes())
+            named = content["weight_map"].values() if "weight_map" in content else [content["transformers_weights"]]
+            foreign = [name for name in named if name is not None and not WEIGHT_FILE.fullmatch(name)]
+        except KeyError:  # a configuration need not name any
+            continue
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(f"{path} is broken: it is not JSON, or does not name files of weights") from error
+        if foreign:
+            raise UserError(f"{path} names the weights {foreign[0]}; give a folder that holds its *.safetensors itself")
 
 
 def _hint(path: str) -> str:

@@ -1,7 +1,7 @@
 """What a run says about itself: loggers, the one log line, the progress bar, the header saved with a run.
 
-A logger is anything with the three methods of `Logger`. The trainer talks to exactly one of them and never
-asks which: `make_logger` returns a `NullLogger` on every rank but the first.
+The trainer talks to exactly one `Logger` and never asks which: `make_logger` returns one that writes nothing on every
+rank except the first.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tqdm import tqdm
 
@@ -29,34 +29,24 @@ PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "deepsp
 PROJECT = Path(__file__).resolve().parents[1]
 
 
-class Logger(Protocol):
-    """Receives one flat record (`step`, `epoch`, `loss`, …) per log interval and per validation."""
+class Logger:
+    """Receives one flat record (`step`, `epoch`, `loss`, …) per log interval and validation; this one drops them."""
 
     def log(self, record: Record) -> None:
         """Record numbers; the record holds plain Python values and a `step`."""
 
-    def truncate_after(self, step: int) -> None:
-        """Forget what was recorded for later steps: the run resumes from `step`."""
+    def say(self, line: str) -> None:
+        """Tell the user something that is no number."""
+
+    def begin(self, overview: Sequence[str], step: int | None, records: int) -> None:
+        """Begin, or go on after `step` with the first `records` records; later ones are forgotten."""
 
     def close(self) -> None:
         """Finish writing."""
 
 
-class NullLogger:
-    """Records nothing (every rank but the first)."""
-
-    def log(self, record: Record) -> None:
-        """Do nothing."""
-
-    def truncate_after(self, step: int) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
-class MultiLogger:
-    """Hands every record to several loggers."""
+class MultiLogger(Logger):
+    """Hands everything to several loggers."""
 
     def __init__(self, loggers: Sequence[Logger]) -> None:
         self.loggers = list(loggers)
@@ -65,70 +55,70 @@ class MultiLogger:
         for logger in self.loggers:
             logger.log(record)
 
-    def truncate_after(self, step: int) -> None:
+    def say(self, line: str) -> None:
         for logger in self.loggers:
-            logger.truncate_after(step)
+            logger.say(line)
+
+    def begin(self, overview: Sequence[str], step: int | None, records: int) -> None:
+        for logger in self.loggers:
+            logger.begin(overview, step, records)
 
     def close(self) -> None:
         for logger in self.loggers:
             logger.close()
 
 
-class JsonLinesLogger:
+class JsonLinesLogger(Logger):
     """One JSON object a line, appended and flushed at once, so that a killed run keeps its history."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
     def log(self, record: Record) -> None:
-        with Writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        _append(self.path, json.dumps(record, ensure_ascii=False))
 
-    def truncate_after(self, step: int) -> None:
+    def begin(self, overview: Sequence[str], step: int | None, records: int) -> None:
         if not self.path.exists():
             return
-        lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
+        lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")[:records]
         with atomic_file(self.path) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in lines if _is_until(line, step)), encoding="utf-8")
-
-    def close(self) -> None:
-        """Nothing is held open."""
+            temporary.write_text("".join(f"{line}\n" for line in lines if _is_record(line)), encoding="utf-8")
 
 
-def _is_until(line: str, step: int) -> bool:
-    """Whether a log line belongs to a step up to `step`; a line torn by a kill does not."""
+def _append(path: Path, line: str) -> None:
+    with Writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def _is_record(line: str) -> bool:
+    """Say whether a log line is whole; one torn by a crash of the machine is not."""
     try:
-        return json.loads(line).get("step", 0) <= step
-    except (ValueError, TypeError, AttributeError):
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
         return False
 
 
-class TextLogger:
+class TextLogger(Logger):
     """One readable line a record, on the terminal and in a file; it keeps what interrupted attempts said."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
     def log(self, record: Record) -> None:
-        self._write(format_record(record))
+        self.say(format_record(record))
 
-    def truncate_after(self, step: int) -> None:
-        self._write(f"resumed after step {step}" if step >= 0 else "started")
-
-    def close(self) -> None:
-        """Nothing is held open."""
-
-    def _write(self, line: str) -> None:
+    def say(self, line: str) -> None:
         tqdm.write(line)  # does not tear a progress bar apart
-        with Writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(line + "\n")
+        _append(self.path, line)
+
+    def begin(self, overview: Sequence[str], step: int | None, records: int) -> None:
+        for line in (*overview, "started" if step is None else f"resumed after step {step}"):
+            self.say(line)
 
 
-class TensorBoardLogger:
+class TensorBoardLogger(Logger):
     """Scalars for TensorBoard."""
 
     def __init__(self, folder: str | Path) -> None:
@@ -138,24 +128,27 @@ class TensorBoardLogger:
 
     def log(self, record: Record) -> None:
         if self.writer is None:
-            self.truncate_after(-1)
+            self.begin((), None, 0)
         for name, value in _numbers(record):
             self.writer.add_scalar(name, value, record["step"])
 
-    def truncate_after(self, step: int) -> None:
+    def begin(self, overview: Sequence[str], step: int | None, records: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self.close()
         # TensorBoard hides what earlier files recorded from `purge_step` on.
-        self.writer = SummaryWriter(self.folder, purge_step=step + 1 if step >= 0 else None)
+        self.writer = SummaryWriter(self.folder, purge_step=None if step is None else step + 1)
 
     def close(self) -> None:
         if self.writer is not None:
             self.writer.close()
 
 
-class WandbLogger:
-    """Scalars for Weights & Biases (project, entity and mode come from its own environment variables)."""
+class WandbLogger(Logger):
+    """Scalars for Weights & Biases (project, entity and mode come from its own environment variables).
+
+    A run is continued under its id; steps recorded twice are ignored there.
+    """
 
     def __init__(self, folder: str | Path, configuration: Mapping[str, Any]) -> None:
         _require("wandb")
@@ -169,9 +162,6 @@ class WandbLogger:
             identity = hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:16]
             self.run = wandb.init(id=identity, resume="allow", dir=str(self.folder), config=self.configuration)
         self.run.log(dict(_numbers(record)), step=record["step"])
-
-    def truncate_after(self, step: int) -> None:
-        """Nothing to do: the run is continued under its id, and steps recorded twice are ignored there."""
 
     def close(self) -> None:
         if self.run is not None:
@@ -199,7 +189,7 @@ def make_logger(
         configuration: what Weights & Biases shows as the run's configuration.
     """
     if rank != 0:
-        return NullLogger()
+        return Logger()
     save = Path(save)
     loggers: list[Logger] = [JsonLinesLogger(save / "log.jsonl"), TextLogger(save / "training.log")]
     for name in report_to:

@@ -1,6 +1,5 @@
 """The save folder of a run: fresh, to be resumed, or finished, and never that of another run."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -9,16 +8,18 @@ from typing import Any
 from data_utils.errors import UserError
 from data_utils.files import Writing, locked, remove_folder, remove_leftovers, write_json
 from distillm.distributed import World
-from distillm.run_identity import MODEL_FILES, RECORD, difference, matching, must_agree
+from distillm.run_identity import MODEL_FILES, RECORD, difference, matching, must_agree, read_header
 
 FINISHED = "finished.json"  # written last: the result stands in the folder
 LOCK = "training.log"  # kept by the process that trains here; it is never replaced
 STATE = ("checkpoints", "checkpoint", "best")  # folders that a run continues with
-# What may differ between a run and its continuation: nothing of the result depends on it.
+# What may differ between a run and its continuation: nothing of the result depends on it, except for rounding.
 FREE_OPTIONS = {
     "save",
     "log_interval",
     "save_interval",
+    "batch_size",  # how the rows of a step are split; the global batch counts
+    "gradient_accumulation_steps",
     "eval_batch_size",
     "resume",
     "dry_run",
@@ -40,7 +41,7 @@ def is_finished(save: str, header: Mapping[str, Any], resume: str, world: World)
         raise UserError(f"{save} holds {foreign[0]}, which no run of this script wrote; choose another --save")
     if resume == "never":
         return False
-    if any((folder / name).exists() for name in STATE) and not known:
+    if any(path for name in STATE for path in (folder / name).glob("*")) and not known:
         raise UserError(
             f"{save} holds a checkpoint, but no {RECORD} says of which run; start again with --resume never"
         )
@@ -64,7 +65,8 @@ def open_run(save: str, header: Mapping[str, Any], resume: str, world: World) ->
     with ExitStack() as until_the_end:
         if world.is_main:
             with Writing(folder):
-                folder.mkdir(parents=True, exist_ok=True)
+                for place in (folder, *(path for path in map(folder.joinpath, STATE) if path.is_symlink())):
+                    place.resolve().mkdir(parents=True, exist_ok=True)  # the folder that a link leads to may be gone
                 until_the_end.enter_context(locked(folder / LOCK))
                 if resume == "never":
                     _forget(folder)
@@ -101,14 +103,7 @@ def _check_still_open(folder: Path, header: Mapping[str, Any]) -> None:
 
 
 def _check_same_run(folder: Path, header: Mapping[str, Any], finished: bool) -> None:
-    try:
-        saved = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        other = difference(saved, header, must_agree(header, FREE_OPTIONS, finished))
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder / RECORD} is broken; choose another --save, or start afresh with --resume never"
-        ) from error
+    advice = "choose another --save, or start afresh with --resume never"
+    other = difference(read_header(folder / RECORD, advice), header, must_agree(header, FREE_OPTIONS, finished))
     if other is not None:
-        raise UserError(
-            f"{folder} holds a run with {other}; choose another --save, or start afresh with --resume never"
-        )
+        raise UserError(f"{folder} holds a run with {other}; {advice}")

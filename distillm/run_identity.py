@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_utils.errors import Reading
+from data_utils.errors import UserError
 from distillm.distributed import World
 from distillm.models import split_checkpoint
 
@@ -68,6 +68,22 @@ def fingerprint(path: Path) -> str:
     return f"{size}:{digest.hexdigest()[:16]}"
 
 
+def read_header(record: Path, advice: str) -> dict[str, Any]:
+    """Return the header that a run has written (`reporting.run_header`).
+
+    Raises:
+        UserError: it is something else; the line ends with `advice`.
+    """
+    try:
+        header = json.loads(record.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{record} is broken, it is not JSON; {advice}") from error
+    parts = [header.get("arguments"), header.get("inputs", {})] if isinstance(header, dict) else [None]
+    if not all(isinstance(part, dict) for part in parts) or "global_batch_size" not in header:
+        raise UserError(f"{record} is broken, it holds no options of a run; {advice}")
+    return header
+
+
 def known_parts(header: Mapping[str, Any]) -> set[str]:
     """Return what a header tells beside options: an evaluation has no precision, an older version knew no inputs."""
     return {part for part in ("inputs", "precision") if part in header}
@@ -81,11 +97,7 @@ def identity(header: Mapping[str, Any], parts: Collection[str]) -> dict[str, Any
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any], matters: Callable[[str], bool]) -> str | None:
-    """Say what sets an earlier run apart from this one ("lr 0.1, not 0.2"), None if nothing does that matters.
-
-    Raises:
-        KeyError, TypeError: one of them is no header.
-    """
+    """Say what sets an earlier run apart from this one ("lr 0.1, not 0.2"), None if nothing does that matters."""
     parts = known_parts(before) & known_parts(now)
     theirs, ours = identity(before, parts), identity(now, parts)
     for name in filter(matters, sorted(theirs.keys() | ours.keys())):
@@ -110,8 +122,8 @@ def other_models(record: Path, header: Mapping[str, Any], names: Collection[str]
     """Say which of these models something was made with, if not with this run's; without a record it is trusted."""
     if not record.exists():
         return None
-    with Reading(str(record), "; remove it if you know which models it should name"):
-        return difference(json.loads(record.read_bytes()), header, names.__contains__)
+    saved = read_header(record, "remove it if you know which models it should name")
+    return difference(saved, header, names.__contains__)
 
 
 def note_other_models(record: Path, header: Mapping[str, Any], names: Collection[str], world: World) -> None:

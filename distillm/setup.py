@@ -13,7 +13,7 @@ from data_utils.errors import UserError
 from data_utils.instructions import InstructionDataset
 from data_utils.randomness import keyed_seed
 from data_utils.response_pairs import Pair, PairDataset, collate_pairs
-from data_utils.store_meta import check_tokenizer, vocabulary_size
+from data_utils.store_meta import check_length, check_tokenizer, vocabulary_size
 from distillm.arguments import DataArguments, ModelArguments, TrainingArguments
 from distillm.batches import StepBatches, StepShape
 from distillm.distributed import World
@@ -73,6 +73,7 @@ def load_rows(
     """Open one split of a processed store and check that its ids mean what the student takes them for."""
     check_max_length(student.config, arguments.max_length)
     check_tokenizer(folder, tokenizer)
+    check_length(folder, arguments.max_length)
     dataset = InstructionDataset(folder, split, arguments.max_length, arguments.max_prompt_length)
     if dataset.largest_id >= student.vocab_size:
         raise UserError(

@@ -1,25 +1,28 @@
 """The training loop: steps, validation, checkpoints, and the choice of the model that is kept."""
 
 import json
-import shutil
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from data_utils.errors import UserError
-from data_utils.files import Writing, atomic_folder, write_json
+from data_utils.errors import STOPPED, UserError
+from data_utils.files import Writing, atomic_folder, move_file, remove_folder, write_json
 from data_utils.randomness import keyed_seed
 from distillm.batches import StepBatches
 from distillm.checkpoint import Checkpointable, Checkpoints
 from distillm.distributed import World
 from distillm.engine import Engine, NonFiniteError, autocast
+from distillm.interruption import FAREWELL, Interrupted, listening, request
 from distillm.objective import MicroBatch, Objective, Progress
 from distillm.on_policy import DatasetRows, OnPolicyRows
+from distillm.overview import describe_end
 from distillm.reporting import Logger, format_record, progress
 from distillm.run_folder import FINISHED
 from distillm.schedule import learning_rate
@@ -83,23 +86,20 @@ class TrainerState:
     """What the loop must remember to go on; `step` counts the finished ones."""
 
     step: int = 0
+    work_done: int = 0  # pieces of the work after this step
+    records: int = 0  # in the log
     best_score: float | None = None  # of the validations so far, the one before training included
     best_step: int = 0  # 0: nothing has beaten the start yet
+    # What each step since the last log line gives the next one: its terms, then its gradient norm: `[terms + 1]`.
+    pending: list[Tensor] = field(default_factory=list)
 
     def save(self, folder: Path) -> None:
-        write_json(folder / "trainer.json", asdict(self))
+        pending = [result.tolist() for result in self.pending]
+        write_json(folder / "trainer.json", {**vars(self), "pending": pending})
 
     def load(self, folder: Path) -> None:
-        for name, value in json.loads((folder / "trainer.json").read_text(encoding="utf-8")).items():
-            setattr(self, name, value)
-
-
-@dataclass
-class StepResult:
-    """What one optimiser step leaves for the log, still on the device."""
-
-    terms: Tensor  # [terms], this rank's share
-    gradient_norm: Tensor
+        state = json.loads((folder / "trainer.json").read_text(encoding="utf-8"))
+        vars(self).update(state, pending=[torch.tensor(result) for result in state["pending"]])
 
 
 class Trainer:
@@ -117,43 +117,65 @@ class Trainer:
         callbacks: Sequence[EpochEnd],
         tokenizer: PreTrainedTokenizerBase,
         logger: Logger,
+        overview: Sequence[str],
         settings: TrainerSettings,
         world: World,
     ):
         self.engine, self.objective, self.policy = engine, objective, policy
         self.batches, self.corpus = batches, corpus
         self.validator, self.callbacks, self.tokenizer = validator, callbacks, tokenizer
-        self.logger, self.settings, self.world = logger, settings, world
+        self.logger, self.overview, self.settings, self.world = logger, overview, settings, world
         self.state = TrainerState()
         self.term_gradients = TermGradients(objective, world)
-        self.pending: list[StepResult] = []  # the steps of the next log line
+        self.interrupted = False  # some process was asked to stop
         parts = [self.state, policy, *callbacks]
         self.checkpoints = Checkpoints(settings.save / "checkpoints", engine, parts, world)
 
-    def fit(self) -> None:
-        """Train from where the newest checkpoint stands, or from the start."""
+    def fit(self) -> int:
+        """Train from where the newest checkpoint stands, or from the start; return the process's exit status."""
         self.checkpoints.clean()
         latest = self.checkpoints.latest()
         if latest is not None:
             self.checkpoints.load(latest)
-        self.logger.truncate_after(self.state.step if latest else -1)
-        if latest is None:
-            self._validate()
-        total = self.settings.total_steps
-        with progress(total=total, initial=self.state.step, desc="training", rank=self.world.rank) as bar:
-            while self.state.step < total:
-                step = self.state.step + 1
-                self.pending.append(self._train_step(step))
-                self.state.step = step
-                bar.update()
-                self._after_step(step)
-        self._finish()
+        self.logger.begin(self.overview, self.state.step if latest else None, self.state.records)
+        started = time.monotonic()
+        with listening():
+            try:
+                self._train()
+            except Interrupted:
+                return self._stop()
+            kept = self._finish()
+        self.logger.say(describe_end(started, self.state.step, kept, str(self.settings.save)))
+        self.logger.close()
+        return 0
 
-    def validate_only(self) -> None:
-        """Score the student as it is; nothing is trained or saved."""
+    def _train(self) -> None:
+        state, total = self.state, self.settings.total_steps
+        with progress(total=total, initial=state.step, desc="training", rank=self.world.rank) as bar:
+            self._after_step()  # before the first one: a validation; after an interruption: what it cut off
+            while state.step < total:
+                if self.interrupted:
+                    raise Interrupted
+                state.pending.append(self._train_step(state.step + 1))
+                state.step, state.work_done = state.step + 1, 0
+                bar.update()
+                self._after_step()
+
+    def _stop(self) -> int:
+        """Save where the run was interrupted; before the first step there is nothing to save."""
+        step = self.state.step
+        if step > 0:
+            self.checkpoints.save(step)
+        self.logger.say(FAREWELL.format(step))
+        self.logger.close()
+        return STOPPED
+
+    def validate_only(self) -> int:
+        """Score the student as it is; nothing is trained or saved. Return the process's exit status."""
         assert self.validator is not None
         scores = self._autocast(self.validator.validate, self.objective.student, 0)
         self.logger.log({"step": 0, **scores})
+        return 0
 
     def dry_run(self) -> None:
         """Run one forward pass of everything and print each term; nothing is written."""
@@ -176,8 +198,8 @@ class Trainer:
         corpora = self.corpus.split(self.corpus.rows(step - 1))
         return [{"instruction": batch, "corpus": corpus} for batch, corpus in zip(instructions, corpora, strict=True)]
 
-    def _train_step(self, step: int) -> StepResult:
-        """Take one optimiser step."""
+    def _train_step(self, step: int) -> Tensor:
+        """Take one optimiser step; return its terms, summed over all ranks, and its gradient norm: `[terms + 1]`."""
         settings, done = self.settings, self.settings.progress(step)
         micro_batches = self._autocast(self.prepare, step)
         # Dropout is keyed like every other random number, so a resumed run draws the same masks.
@@ -192,9 +214,12 @@ class Trainer:
             self.engine.backward(self.objective.loss(terms))
             summed += terms.detach()
         try:
-            if self.world.sum((~summed.isfinite()).any().float()) > 0:  # on any rank, so that none waits for another
+            terms, asked = self.world.sum(torch.cat([summed, request(summed)])).split([len(summed), 1])
+            if not terms.isfinite().all():  # on any rank, so that none waits for another
                 raise NonFiniteError("the loss is not finite")
-            return StepResult(summed, self.engine.step(settings.learning_rate(step)))
+            self.interrupted = bool(asked > 0)
+            norm = self.engine.step(settings.learning_rate(step))
+            return torch.cat([terms, norm.to(terms).reshape(1)])
         except NonFiniteError as error:
             raise UserError(self._diverged(step, normalisers, summed, micro_batches, error)) from error
 
@@ -225,45 +250,43 @@ class Trainer:
         with autocast(self.settings.precision, self.world.device):
             return function(*arguments)
 
-    def _after_step(self, step: int) -> None:
-        """Log, validate, call back and save, as far as it is due."""
-        settings = self.settings
-        validates, saves = (settings.is_due(every, step) for every in (settings.eval_interval, settings.save_interval))
-        # A checkpoint never falls inside a log interval, so a resumed run writes the same lines.
-        if validates or saves or settings.is_due(settings.log_interval, step):
-            self._log(step)
-        if validates:
-            self._validate()
-        if settings.is_epoch_end(step):
-            for callback in self.callbacks:
-                numbers = callback(settings.progress(step))
-                if numbers:
-                    self.logger.log({"step": step, **numbers})
-        if saves and step < settings.total_steps:
+    def _after_step(self) -> None:
+        """Log, validate, call back and save, as far as it is due; what was done before an interruption is not due."""
+        step, settings = self.state.step, self.settings
+        work: list[Callable[[], None]] = [self._log, self._validate]
+        work += [partial(self._call_back, callback) for callback in self.callbacks]
+        left = work[self.state.work_done :]
+        for piece in left:
+            piece()
+            self.state.work_done += 1
+        saves = settings.is_due(settings.save_interval, step) and 0 < step < settings.total_steps
+        if left and saves and not self.interrupted:  # else it is saved already, or as the last thing
             self.checkpoints.save(step)
 
-    def _log(self, step: int) -> None:
+    def _log(self) -> None:
         """Write the means since the last line."""
-        steps, self.pending = self.pending, []
-        terms = self.world.sum(torch.stack([result.terms for result in steps]).mean(0))
+        state, settings = self.state, self.settings
+        if not state.pending or not any(map(self._is_due, (settings.log_interval, settings.eval_interval))):
+            return
+        means = torch.stack([result.cpu() for result in state.pending]).mean(0)
+        state.pending = []
+        terms, norm = means[:-1], float(means[-1])
         record = {
-            "step": step,
-            "epoch": self.settings.progress(step).epoch,
             "loss": float(self.objective.loss(terms)),
             **{term.name: value for term, value in zip(self.objective.terms, terms.tolist(), strict=True)},
-            "gradient_norm": float(torch.stack([result.gradient_norm for result in steps]).mean()),
-            "lr": self.settings.learning_rate(step),
+            "gradient_norm": norm,
+            "lr": settings.learning_rate(state.step),
             **self.policy.description(),
         }
         if self.term_gradients.gradients:
             record |= self.term_gradients.norms()
-        self.logger.log(record)
+        self._record(record)
 
     def _validate(self) -> None:
         """Validate, tell the on-policy threshold, and keep the model if it is the best so far."""
-        if self.validator is None:
-            return
         state = self.state
+        if self.validator is None or not self._is_due(self.settings.eval_interval):
+            return
         scores = self._autocast(self.validator.validate, self.objective.student, state.step)
         self.policy.update(scores["dev_loss"])
         best = state.best_score is None or score(scores) > state.best_score
@@ -271,9 +294,26 @@ class Trainer:
             state.best_score = score(scores)
         if best and state.step > 0:
             state.best_step = state.step
-        self.logger.log({"step": state.step, "epoch": state.step / self.settings.steps_per_epoch, **scores})
+        self._record(scores)
         if best and state.step > 0 and not self.settings.only_save_last:
             self._export(self.settings.save / "best")
+
+    def _call_back(self, callback: EpochEnd) -> None:
+        """Let a callback act after an epoch."""
+        step = self.state.step
+        if step > 0 and self.settings.is_epoch_end(step):
+            numbers = callback(self.settings.progress(step))
+            if numbers:
+                self._record(numbers)
+
+    def _is_due(self, interval: int) -> bool:
+        return self.settings.is_due(interval, self.state.step)
+
+    def _record(self, record: dict[str, Any]) -> None:
+        """Log numbers; an epoch is counted as everywhere, in passes over the rows so far."""
+        step = self.state.step
+        self.logger.log({"step": step, "epoch": step / self.settings.steps_per_epoch, **record})
+        self.state.records += 1
 
     def _export(self, folder: Path) -> None:
         """Write a loadable model, its tokenizer, and what the add-ons want beside it."""
@@ -286,22 +326,24 @@ class Trainer:
             for callback in self.callbacks:
                 callback.export(temporary)
 
-    def _finish(self) -> None:
-        """Put the model that is kept into the save folder and drop the training state."""
-        save, best = self.settings.save, self.settings.save / "best"
-        keeps_best = self.state.best_step > 0 and not self.settings.only_save_last
+    def _finish(self) -> str:
+        """Put the model that is kept into the save folder and drop the training state; say which one it is."""
+        state, save, best = self.state, self.settings.save, self.settings.save / "best"
+        chooses = self.validator is not None and not self.settings.only_save_last
+        keeps_best = chooses and state.best_step > 0
         if not keeps_best:
-            if self.validator is not None and not self.settings.only_save_last:
-                note = "no validation beat the score before training; the last model is kept"
-                self.logger.log({"step": self.state.step, "warning": note})
+            if chooses:
+                self._record({"warning": "no validation beat the score before training; the last model is kept"})
             self._export(best)
+        kept = state.best_step if keeps_best else state.step
         if self.world.is_main:
             # A run killed in here comes back with some files moved already; the rest still lies in `best`.
             with Writing(save):
                 for file in sorted(best.iterdir()) if best.exists() else []:
-                    file.replace(save / file.name)
-                shutil.rmtree(best, ignore_errors=True)
-            kept = self.state.best_step if keeps_best else self.state.step
-            write_json(save / FINISHED, {"step": self.state.step, "kept_step": kept, "best": self.state.best_score})
+                    move_file(file, save / file.name)
+                remove_folder(best)
+            write_json(save / FINISHED, {"step": state.step, "kept_step": kept, "best": state.best_score})
         self.checkpoints.delete()
-        self.logger.close()
+        if keeps_best and self.validator is not None and state.best_score is not None:
+            return f"the best model is kept, of step {kept} ({self.validator.describe(state.best_score)})"
+        return f"the last model is kept, of step {kept}"

@@ -10,8 +10,9 @@ from transformers import PreTrainedTokenizerBase
 from data_utils.batching import Row, collate
 from data_utils.errors import UserError
 from data_utils.instructions import InstructionDataset
-from distillm.distributed import World, calls_of
+from distillm.distributed import World, is_sharded
 from distillm.generation import Generator
+from distillm.interruption import stop_if_asked
 from distillm.metrics import compute_metrics
 from distillm.models import SplitModel, eval_mode
 from distillm.objective import cross_entropy_sum
@@ -62,6 +63,10 @@ class Validator:
             scores |= self._generation_scores(student, step)
         return scores
 
+    def describe(self, best: float) -> str:
+        """Return a `score` in words."""
+        return f"ROUGE-L {best:.4g}" if self.settings.generate else f"dev loss {-best:.4g}"
+
     @torch.no_grad()
     def _loss(self, student: SplitModel) -> float:
         """Return the mean over all response tokens of the set."""
@@ -69,8 +74,11 @@ class Validator:
         mine: Sequence[Row] = self.world.share(by_length)
         sums = torch.zeros(2, dtype=torch.float64)
         size = self.settings.batch_size
-        for number in range(calls_of(student.model, -(-len(mine) // size))):
+        for number in range(-(-len(by_length) // (size * self.world.size))):
+            stop_if_asked(self.world)
             rows = mine[number * size :][:size]
+            if not rows and not is_sharded(student.model):
+                continue
             batch = collate(rows or self.rows[:1], self.tokenizer.pad_token_id, self.settings.max_length)  # type: ignore[arg-type]
             batch = batch.to(self.world.device)
             total = cross_entropy_sum(student, student.forward(batch).last, batch)

@@ -112,12 +112,16 @@ def test_devices_come_from_one_function(path):
 
 @each(SOURCES)
 def test_no_foreign_code_is_trusted(path):
+    """Left to itself, Transformers asks on the terminal whether to run a model's own code."""
+    required = {"from_pretrained": "trust_remote_code=False", "from_config": "trust_remote_code=False"}
+    required |= {"LLM": "trust_remote_code=False", "load": "weights_only=True"}
     for call in calls(tree_of(path)):
-        keywords = {keyword.arg: keyword.value for keyword in call.keywords}
-        assert "trust_remote_code" not in keywords, call.lineno
-        if isinstance(call.func, ast.Attribute) and ast.unparse(call.func) == "torch.load":
-            value = keywords.get("weights_only")
-            assert isinstance(value, ast.Constant) and value.value is True, call.lineno
+        name = ast.unparse(call.func)
+        keywords = [ast.unparse(keyword) for keyword in call.keywords]
+        assert "trust_remote_code=True" not in keywords, call.lineno
+        last = name.split(".")[-1]
+        if last in required and (last != "load" or name == "torch.load"):
+            assert required[last] in keywords, call.lineno
 
 
 @each(SOURCES)

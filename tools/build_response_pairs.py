@@ -14,10 +14,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_utils.errors import Reading, UserError, run_as_script
+from data_utils.errors import UserError, run_as_script
+
+# isort: split
+
 from data_utils.files import atomic_folder, write_json
 from data_utils.response_pairs import PAIR_MODELS, is_pair_folder
-from distillm.run_identity import STUDENT
+from distillm.run_identity import STUDENT, read_header
 from tools.command_line import ToolParser, require_replaceable
 
 SPLITS = ("train", "dev")
@@ -70,12 +73,9 @@ def models_of(folder: Path) -> dict[str, Any] | None:
         path = folder / f"generated_train_{side}.jsonl.args.json"
         if not path.exists():
             return None
-        with Reading(str(path), f"; generate {path.name.removesuffix('.args.json')} anew"):
-            saved = json.loads(path.read_bytes())
-            if "inputs" not in saved:  # of an older version
-                return None
-            for part in ("arguments", "inputs"):
-                record[part] |= {prefix + name: saved[part][name] for name in STUDENT if name in saved[part]}
+        saved = read_header(path, f"generate {path.name.removesuffix('.args.json')} anew")
+        for part in ("arguments", "inputs"):
+            record[part] |= {prefix + name: saved[part][name] for name in STUDENT if name in saved.get(part, {})}
     return record
 
 

@@ -16,6 +16,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_utils.errors import UserError, run_as_script
 
+# isort: split
+
+
 # module -> distribution, for all that a run imports; the tools of the tests are left out.
 PACKAGES = {
     "torch": "torch",

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from data_utils.errors import Reading, UserError
-from distillm.run_identity import RECORD, STUDENT, difference, identity, known_parts
+from data_utils.errors import UserError
+from distillm.run_identity import RECORD, STUDENT, difference, read_header
 from tools.command_line import ToolParser
 
 KNOWN_SETS = ("dolly", "self_inst", "vicuna", "sinst", "uinst")
@@ -181,9 +181,9 @@ def check_comparable(evaluations: Sequence[Evaluation]) -> None:
     for evaluation in evaluations:
         for data_name, seed in product(evaluation.sets, evaluation.seeds):
             job = evaluation.job(data_name, seed)
-            header, here = read_header(job / RECORD), f"{evaluation.name} ({job})"
-            if header is None:
+            if not (job / RECORD).exists():  # such results are trusted
                 continue
+            header, here = read_header(job / RECORD, "evaluate again"), f"{evaluation.name} ({job})"
             for group, matters, advice in (
                 (
                     f"model in {evaluation.folder}",
@@ -197,16 +197,6 @@ def check_comparable(evaluations: Sequence[Evaluation]) -> None:
                 other = difference(header, expected, matters)
                 if other:
                     raise UserError(f"{here} does not fit {there}: it was made with {other}; evaluate {advice}")
-
-
-def read_header(record: Path) -> dict[str, Any] | None:
-    """Return how a job was evaluated; None without a record: such results are trusted."""
-    if not record.exists():
-        return None
-    with Reading(str(record), "; evaluate again"):
-        header: dict[str, Any] = json.loads(record.read_bytes())
-        identity(header, known_parts(header))  # what is no header raises
-    return header
 
 
 def check_same_prompts(evaluations: Sequence[Evaluation], data_name: str) -> None:

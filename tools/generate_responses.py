@@ -21,6 +21,9 @@ from typing import Any, Protocol
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_utils.errors import UserError, reason, run_as_script
+
+# isort: split
+
 from data_utils.files import Writing, fsync_path, locked, remove_leftovers, write_json
 from data_utils.instructions import read_jsonl
 from data_utils.prompts import encode_prompt, prompt_of
@@ -39,7 +42,7 @@ from distillm.engine import DTYPES, PRECISIONS, autocast, resolve_precision
 from distillm.generation import DecodingSettings, Generator
 from distillm.models import freeze, load_causal_lm, load_tokenizer, split_checkpoint
 from distillm.reporting import progress, run_header
-from distillm.run_identity import STUDENT, difference, input_files, must_agree
+from distillm.run_identity import STUDENT, difference, input_files, must_agree, read_header
 
 # Batches on every rank between two writes: what a killed run loses at most.
 BATCHES_PER_ROUND = 4
@@ -145,11 +148,8 @@ def check_same_responses(record: Path, header: dict[str, Any], output: Path) -> 
     """Raise if an output, finished or not, is of other options, weights or prompts; one without a record is trusted."""
     if not record.exists():
         return
-    try:
-        saved = json.loads(record.read_text(encoding="utf-8"))
-        other = difference(saved, header, must_agree(header, {"global batch size"}, output.exists()))
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{record} is broken; remove it and {output}* to start again") from error
+    saved = read_header(record, f"remove it and {output}* to start again")
+    other = difference(saved, header, must_agree(header, {"global batch size"}, output.exists()))
     if other is not None:
         raise UserError(f"{output} holds responses with {other}; remove it, or choose another --output")
 
@@ -233,8 +233,9 @@ def vllm_responder(arguments: ResponseArguments, decoding: DecodingArguments, wo
     tokenizer = load_tokenizer(arguments.model_path)
     dtype = DTYPES[resolve_precision(arguments.precision, world.device)]
     length = arguments.max_prompt_length + arguments.max_new_tokens
+    limits = {"dtype": str(dtype).removeprefix("torch."), "max_model_len": length}
     try:
-        engine = LLM(arguments.model_path, dtype=str(dtype).removeprefix("torch."), max_model_len=length)
+        engine = LLM(arguments.model_path, **limits, trust_remote_code=False)
     except ValueError as error:
         raise UserError(f"vLLM cannot load {arguments.model_path}: {reason(error)}") from error
 

@@ -13,10 +13,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data_utils.errors import UserError, run_as_script
+
+# isort: split
+
 from tqdm import tqdm
 
 from data_utils.corpus import document_line
-from data_utils.errors import UserError, run_as_script
 from data_utils.files import atomic_file
 from tools.command_line import ToolParser
 from tools.hub import first_line, quiet_hub

@@ -12,6 +12,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_utils.errors import UserError, run_as_script
+
+# isort: split
+
 from data_utils.files import atomic_folder
 from tools.command_line import ToolParser, require_replaceable
 

@@ -8,19 +8,23 @@ for machines that reach a package index but no model hub; the package itself is 
 weights are expanded: the folder holds what the file says, rounded again only by another `--dtype`.
 """
 
-import struct
 import sys
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data_utils.errors import Reading, UserError, run_as_script
+
+# isort: split
+
 import torch
 from tokenizers import pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from data_utils.errors import UserError, run_as_script
+from distillm.models import check_complete, check_size
 from tools.command_line import ToolParser
 from tools.model_folder import DTYPES, require_new_folder, write_model_folder
 
@@ -65,13 +69,18 @@ def check_gguf(file: Path) -> None:
 
 def load_gguf(file: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return the model and the tokenizer of a GGUF file, as if they had never been quantised."""
-    try:
-        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype)
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    except (OSError, ValueError, KeyError, IndexError, NotImplementedError, struct.error) as error:
-        raise UserError(f"cannot read {file}: {str(error).strip().splitlines()[0]}") from error
+    with Reading(str(file), "; it is damaged, or of a kind that Transformers does not read"):
+        config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
+        check_size(config, file.stat().st_size, str(file))
+        pre_tokenizer = read_header(file, config)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=dtype, output_loading_info=True, trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
+    model, report = loaded
+    check_complete(report, str(file))
     clean_config(model)
-    complete_tokenizer(tokenizer, _pre_tokenizer_name(file))
+    complete_tokenizer(tokenizer, pre_tokenizer)
     tokenizer.model_max_length = model.config.max_position_embeddings
     return model, tokenizer
 
@@ -93,10 +102,15 @@ def complete_tokenizer(tokenizer: PreTrainedTokenizerBase, pre_tokenizer_name: s
         backend.pre_tokenizer = pre_tokenizers.Sequence([missing, backend.pre_tokenizer])
 
 
-def _pre_tokenizer_name(file: Path) -> str:
+def read_header(file: Path, config: Any) -> str:
+    """Return what splits text before the tokenizer; raise unless the file holds as many blocks as it says."""
     from gguf import GGUFReader
 
-    field = GGUFReader(file).get_field("tokenizer.ggml.pre")
+    reader, said = GGUFReader(file), config.num_hidden_layers
+    blocks = {tensor.name.split(".")[1] for tensor in reader.tensors if tensor.name.startswith("blk.")}
+    if len(blocks) != said:
+        raise UserError(f"cannot load {file}: it holds {len(blocks)} blocks, its header says {said}")
+    field = reader.get_field("tokenizer.ggml.pre")
     return "" if field is None else field.contents()
 
 

@@ -1,7 +1,7 @@
 """Copy the training run with the best validation score, out of several that differ in one setting.
 
     python3 tools/keep_best_run.py --save results/tiny/train/sft/student \\
-        --runs results/tiny/train/sft/student-1e-3 results/tiny/train/sft/student-2e-3
+        --runs results/tiny/train/sft/student-2e-3 results/tiny/train/sft/student-4e-3
 
 compares the scores that `finetune.py` selected each run's model by (ROUGE-L on the dev set with --eval-gen, else
 minus the dev loss): the test sets have no say. The copy is a complete save folder, with `args.json` and the logs; it
@@ -17,6 +17,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_utils.errors import UserError, run_as_script
+
+# isort: split
+
 from data_utils.files import atomic_folder
 from distillm.run_folder import FINISHED
 from tools.command_line import ToolParser, require_replaceable

@@ -34,9 +34,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data_utils.errors import UserError, run_as_script
+
+# isort: split
+
 import numpy as np
 
-from data_utils.errors import UserError, run_as_script
 from data_utils.files import atomic_file
 from data_utils.randomness import keyed_generator
 from distillm.reporting import git_commit

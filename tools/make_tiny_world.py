@@ -18,6 +18,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_utils.errors import UserError, run_as_script
+
+# isort: split
+
 from data_utils.files import atomic_file
 from data_utils.prompts import format_prompt
 from data_utils.randomness import keyed_generator

@@ -48,5 +48,7 @@ def check_cache(model: nn.Module) -> None:
     whole = model.eval()(input_ids=ids, use_cache=False).logits[:, 4:]
     cache = model(input_ids=ids[:, :4], use_cache=True).past_key_values
     parts = model(input_ids=ids[:, 4:], past_key_values=cache, use_cache=True).logits
+    if not whole.isfinite().all():
+        raise UserError(f"{type(model).__name__} computes no numbers: its weights are damaged; nothing written")
     if not torch.allclose(whole, parts, rtol=1e-3, atol=1e-3 * float(whole.abs().max())):
         raise UserError(f"{type(model).__name__} answers otherwise with its cache than without; nothing written")

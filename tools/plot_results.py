@@ -16,6 +16,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data_utils.errors import UserError, run_as_script
+
+# isort: split
+
 import matplotlib
 
 matplotlib.use("Agg")  # before pyplot: there is no display on a server
@@ -24,7 +28,6 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from data_utils.errors import UserError, run_as_script
 from data_utils.files import atomic_file
 from tools.command_line import ToolParser, named_folders
 from tools.evaluation_results import Row, add_result_options, mean_and_std, open_rows, spread_is_over_runs

@@ -21,9 +21,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data_utils.errors import UserError, run_as_script
+
+# isort: split
+
 from tqdm import tqdm
 
-from data_utils.errors import UserError, run_as_script
 from data_utils.indexed_dataset import IndexedDatasetWriter, separator, token_dtype
 from data_utils.instructions import Record, iterate_jsonl, references
 from data_utils.prompts import encode_example, encode_prompt, prompt_of
@@ -110,8 +113,9 @@ def encode_source(source: Source, tokenizer: Any, max_prompt_length: int, max_le
         "input": record.get("input") or "",
         "output": record["output"],
     }
-    response_is_cut = len(prompt) + len(response) > max_length
-    return Example({**fields, "prompt": prompt_text}, prompt, response, prompt_is_cut, response_is_cut)
+    room = max_length - len(prompt)  # no training reads more
+    response_is_cut = len(response) > room
+    return Example({**fields, "prompt": prompt_text}, prompt, response[:room], prompt_is_cut, response_is_cut)
 
 
 def write_split(folder: Path, split: str, examples: Iterable[Example], dtype: Any) -> Counts:

@@ -20,11 +20,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data_utils.errors import UserError, run_as_script
+
+# isort: split
+
 import numpy as np
 from tqdm import tqdm
 
 from data_utils.corpus import read_documents
-from data_utils.errors import UserError, run_as_script
 from data_utils.indexed_dataset import IndexedDatasetWriter, token_dtype
 from data_utils.prompts import encode_text
 from data_utils.store_meta import vocabulary_size

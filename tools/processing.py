@@ -1,6 +1,8 @@
 """What the two processing tools share: their options, the worker processes, and the folder they write."""
 
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
@@ -25,7 +27,7 @@ Result = TypeVar("Result")
 def positive(text: str) -> int:
     """Parse a number from 1 on."""
     value = int(text)
-    if value < 1:
+    if not 1 <= value <= sys.maxsize:
         raise ValueError
     return value
 
@@ -78,6 +80,7 @@ _work: Callable[[Any], Any]  # a worker's function, sent once and not with every
 def _set_work(function: Callable[[Any], Any]) -> None:
     global _work
     _work = function
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
 
 
 def _do_work(item: Any) -> Any:

@@ -11,9 +11,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data_utils.errors import UserError, run_as_script
+
+# isort: split
+
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from data_utils.errors import UserError, run_as_script
 from distillm.models import find_blocks, load_causal_lm, load_tokenizer
 from tools.command_line import ToolParser
 from tools.model_folder import DTYPES, require_new_folder, write_model_folder
@@ -60,7 +63,8 @@ def prune_depth(model: PreTrainedModel, kept: list[int]) -> PreTrainedModel:
                 continue
             name = f"{prefix}{new_index[layer]}.{rest}"
         weights[name] = tensor
-    pruned = AutoModelForCausalLM.from_config(pruned_config(model.config, kept), dtype=model.dtype)
+    config = pruned_config(model.config, kept)
+    pruned = AutoModelForCausalLM.from_config(config, dtype=model.dtype, trust_remote_code=False)
     pruned.load_state_dict(weights)
     if model.generation_config is not None:
         pruned.generation_config = model.generation_config

@@ -13,8 +13,8 @@ from data_utils.errors import UserError
 from distillm import reporting
 from distillm.reporting import (
     JsonLinesLogger,
+    Logger,
     MultiLogger,
-    NullLogger,
     TextLogger,
     format_record,
     git_commit,
@@ -36,30 +36,30 @@ def test_records_are_appended_across_attempts(tmp_path):
     assert read(path) == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}]
 
 
-def test_resuming_drops_later_steps_and_a_torn_line(tmp_path):
+def test_resuming_drops_later_records_and_a_torn_line(tmp_path):
     path = tmp_path / "log.jsonl"
     logger = JsonLinesLogger(path)
     for step in (10, 20, 30):
         logger.log({"step": step})
     with open(path, "a") as file:
         file.write('{"step": 4')
-    logger.truncate_after(20)
+    logger.begin((), 20, 2)
     logger.log({"step": 21})
     assert [record["step"] for record in read(path)] == [10, 20, 21]
 
 
 def test_resuming_without_a_log_is_fine(tmp_path):
-    JsonLinesLogger(tmp_path / "log.jsonl").truncate_after(5)
+    JsonLinesLogger(tmp_path / "log.jsonl").begin((), 5, 1)
     assert not (tmp_path / "log.jsonl").exists()
 
 
 def test_several_loggers_hear_the_same(tmp_path):
-    logger = MultiLogger([JsonLinesLogger(tmp_path / "a"), TextLogger(tmp_path / "b"), NullLogger()])
+    logger = MultiLogger([JsonLinesLogger(tmp_path / "a"), TextLogger(tmp_path / "b"), Logger()])
     logger.log({"step": 1, "loss": 0.123456})
-    logger.truncate_after(0)
+    logger.begin(["the model: small"], 0, 0)
     logger.close()
     assert read(tmp_path / "a") == []
-    assert (tmp_path / "b").read_text() == "step 1 | loss 0.1235\nresumed after step 0\n"
+    assert (tmp_path / "b").read_text() == "step 1 | loss 0.1235\nthe model: small\nresumed after step 0\n"
 
 
 def test_only_the_first_rank_writes(tmp_path):

@@ -281,7 +281,7 @@ def run_killed():
 def run_on():
     """Run a script in several processes that exchange values with gloo, as torchrun would start them."""
 
-    def run_on_all(count: int, main: Callable[[], None], options: list[Any]) -> None:
+    def run_on_all(count: int, main: Callable[[], None], options: list[Any], status: int = 0) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
@@ -293,7 +293,7 @@ def run_on():
         shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         ranks = [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
         children = [in_child(child, environment) for environment in ranks]
-        assert [wait_for(child) for child in children] == [0] * count
+        assert [wait_for(child) for child in children] == [status] * count
 
     return run_on_all
 

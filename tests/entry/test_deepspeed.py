@@ -118,6 +118,26 @@ def test_a_resumed_run_has_the_curve_and_the_weights_of_plain_torch(name, stage,
     compare(name, stage, processes)
 
 
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_run_goes_on_with_another_number_of_processes_unless_its_optimiser_lies_in_shards(
+    stage, world, pairs, config, run_on, call_script, read_log, tmp_path
+):
+    plain, deep, more = tmp_path / "plain", tmp_path / "deep", ["--total-iters", 2, "--save-interval", 1]
+    alone = steady_run(world, pairs, "kd", deep, 1, 1, [*more, *config(stage)])
+    run_on(2, until(2), steady_run(world, pairs, "kd", deep, 2, 1, [*more, *config(stage)]))
+    if stage == 0:
+        run_on(1, finetune.main, alone)
+        assert call_script(finetune.main, steady_run(world, pairs, "kd", plain, 1, 1, more)) == 0
+        assert curve_deviation(read_log(plain), read_log(deep)) < SAME_CURVE
+        return
+
+    def refuse():
+        with pytest.raises(UserError, match="was saved by 2 processes, these are 1: with ZeRO 1, DeepSpeed goes on"):
+            finetune.main()
+
+    run_on(1, refuse, alone)
+
+
 def test_two_processes_generate_and_refresh_under_zero_3_as_one_does(compare):
     compare("adaptive-srkl-contra", 3, 2, ["--eval-gen"], resume=False)
 

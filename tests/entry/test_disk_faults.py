@@ -36,7 +36,7 @@ FAULTS = {
     "a flush of a checkpoint": (checkpoint, "fsync_tree", 2, FULL, "checkpoints/step-00000008", 4),
     "removal of the older checkpoint": (Checkpoints, "_clean", 2, READ_ONLY, "checkpoints/step-00000008", 8),
     "name of a checkpoint": (Path, "rename", 2, READ_ONLY, "checkpoints/step-00000008", 4),
-    "a log line": (reporting, "open", 12, FULL, "log.jsonl", 4),
+    "a log line": (reporting, "open", 21, FULL, "log.jsonl", 4),
     "the best model": (PreTrainedModel, "save_pretrained", 1, FULL_WEIGHTS, "best", 4),
     "its tokenizer": (PreTrainedTokenizerBase, "save_pretrained", 1, FULL_TOKENIZER, "best", 4),
     "what is kept": (Path, "replace", 2, READ_ONLY, "", 8),

@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 import finetune
 import train_velocity_field
 from contra.training import FieldTrainer
-from distillm.checkpoint import sound_checkpoint
+from distillm.checkpoint import check_hashes
 from distillm.distributed import World
 from distillm.engine import TorchEngine
 from distillm.generation import Generator
@@ -134,12 +134,12 @@ def newest_step(save: Path) -> int:
         return -1 if not (save / "finished.json").exists() else FINISHED
     name = (save / "checkpoints" / "latest").read_text().strip()
     folder = save / "checkpoints" / name
-    with sound_checkpoint(folder, ALONE):
-        assert load_file(folder / "engine" / "weights.safetensors").keys()
-        assert load_file(folder / "engine" / "optimizer.safetensors").keys()
-        assert load_file(folder / "velocity_field" / "velocity_field.safetensors").keys()
-        assert json.loads((folder / "on_policy.json").read_text())["threshold"]["reference"]
-        step = json.loads((folder / "trainer.json").read_text())["step"]
+    check_hashes(folder, ALONE)
+    assert load_file(folder / "engine" / "weights.safetensors").keys()
+    assert load_file(folder / "engine" / "optimizer.safetensors").keys()
+    assert load_file(folder / "velocity_field" / "velocity_field.safetensors").keys()
+    assert json.loads((folder / "on_policy.json").read_text())["threshold"]["reference"]
+    step = json.loads((folder / "trainer.json").read_text())["step"]
     assert name == f"step-{step:08d}"
     return step
 
@@ -150,9 +150,9 @@ def newest_field_step(save: Path) -> int:
     folders = [folder for folder in folders if folder.exists()]
     if not folders:
         return -1 if not (save / "finished.json").exists() else FINISHED
-    with sound_checkpoint(folders[0], ALONE):
-        assert load_file(folders[0] / "velocity_field.safetensors").keys()
-        return json.loads((folders[0] / "step.json").read_text())
+    check_hashes(folders[0], ALONE)
+    assert load_file(folders[0] / "velocity_field.safetensors").keys()
+    return json.loads((folders[0] / "loop.json").read_text())["step"]
 
 
 @pytest.fixture

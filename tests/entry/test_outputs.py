@@ -62,7 +62,7 @@ def test_a_run_leaves_its_records_and_nothing_of_its_training_state(train, world
     validated = [line["step"] for line in read_log(save) if "dev_loss" in line]
     assert validated == [0, 6, 12, 18]
     text = (save / "training.log").read_text()
-    assert text.startswith("started\n") and "step 18 | epoch 3 | loss " in text
+    assert "\nstarted\n" in text and "step 18 | epoch 3 | loss " in text
 
 
 def test_a_second_identical_command_says_that_there_is_nothing_to_do(train, train_field, tmp_path, contents):

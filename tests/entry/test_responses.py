@@ -249,17 +249,6 @@ def test_pairs_are_joined_row_by_row_and_name_their_models(pairs, responses, wor
         assert list(table["rejected"]) == [line["generated_text"] for line in student]
 
 
-def test_bug_responses_of_an_older_version_could_not_be_joined(responses, run, tmp_path):
-    """Their record knows no inputs; they were to be generated anew."""
-    folder = shutil.copytree(responses, tmp_path / "responses")
-    record = folder / "generated_train_teacher.jsonl.args.json"
-    saved = json.loads(record.read_text())
-    record.write_text(json.dumps({name: value for name, value in saved.items() if name != "inputs"}))
-    assert run(build_response_pairs.main, ["--responses", folder, "--output", tmp_path / "pairs"]).status == 0
-    assert len(load_from_disk(str(tmp_path / "pairs"))["train"]) == 26
-    assert not (tmp_path / "pairs" / "models.json").exists()
-
-
 @pytest.fixture
 def damaged(responses, tmp_path):
     """A copy of the responses, to be damaged, and the options to join them."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 import evaluate
 import finetune
 import train_velocity_field
+from contra.training import FieldTrainer
 from data_utils.files import write_json
 from distillm.distributed import World
 from distillm.generation import KeyedSampling
@@ -154,6 +156,63 @@ def test_several_processes_train_the_same_velocity_field(
             run_on(count, train_velocity_field.main, options)
     logs = [read_log(tmp_path / str(count))[:20] for count in (1, processes)]
     assert logs[0][-1]["step"] == 20 and curve_deviation(*logs) < SAME_CURVE
+
+
+# ---- a run that goes on with other processes -----------------------------------------------------------------------
+
+# Processes, micro-batches on each, and the step in which a signal stops them; 8 rows a step.
+RELAY = [(1, 2, 1), (2, 2, 2), (4, 1, 4), (1, 1, None)]
+
+
+@pytest.mark.parametrize("name", ["adaptive-srkl-contra", "adaptive-srkl with LoRA"])
+def test_a_run_goes_on_with_another_number_of_processes_as_long_as_its_global_batch_is_the_same(
+    name, world, pairs, run_on, call_script, read_log, tmp_path, monkeypatch
+):
+    end_responses_at_random(monkeypatch)
+    whole, save, train_step = tmp_path / "whole", tmp_path / "relay", finetune.Trainer._train_step
+    assert call_script(finetune.main, steady_run(world, pairs, name, whole, 1, 1)) == 0
+    for processes, accumulation, stop in RELAY:
+
+        def train_and_stop(trainer, step, stop=stop):
+            if step == stop:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return train_step(trainer, step)
+
+        monkeypatch.setattr(finetune.Trainer, "_train_step", train_and_stop)
+        options = steady_run(world, pairs, name, save, processes, accumulation)
+        run_on(processes, finetune.main, options, 143 if stop else 0)
+    assert curve_deviation(read_log(whole), read_log(save)) < SAME_CURVE
+    (weights,) = [path.name for path in whole.glob("*model.safetensors")]
+    assert tensor_deviation(load_file(whole / weights), load_file(save / weights)) < SAME_CURVE
+
+
+def test_a_velocity_field_goes_on_with_another_number_of_processes(
+    world, run_on, call_script, read_log, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("torch.nn.Dropout.forward", lambda self, x: x)  # a new field has dropout
+    whole, save, train_step = tmp_path / "whole", tmp_path / "relay", FieldTrainer.train_step
+    steady = ["--precision", "fp32", "--log-interval", 5]
+    assert call_script(train_velocity_field.main, world.stage_1(whole, *steady)) == 0
+    for processes, accumulation, stop in RELAY:
+
+        def train_and_stop(trainer, *arguments, stop=stop):
+            if trainer.step + 1 == stop:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return train_step(trainer, *arguments)
+
+        monkeypatch.setattr(FieldTrainer, "train_step", train_and_stop)
+        split = ["--batch-size", 4 // processes // accumulation, "--gradient-accumulation-steps", accumulation]
+        options = world.stage_1(save, *steady, *split)
+        run_on(processes, train_velocity_field.main, options, 143 if stop else 0)
+    assert curve_deviation(read_log(whole), read_log(save)) < SAME_CURVE
+
+
+def test_a_run_with_another_global_batch_is_refused(world, pairs, run_killed, refused, tmp_path):
+    save = tmp_path / "run"
+    options = steady_run(world, pairs, "lm", save, 1, 2, ["--save-interval", 1])
+    run_killed(finetune.main, options, finetune.Trainer, "_train_step", 3)
+    doubled = steady_run(world, pairs, "lm", save, 1, 1, ["--save-interval", 1, "--gradient-accumulation-steps", 2])
+    refused(finetune.main, doubled, save, "holds a run with global batch size 8, not 16")
 
 
 # ---- evaluation --------------------------------------------------------------------------------------------------

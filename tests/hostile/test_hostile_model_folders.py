@@ -190,6 +190,107 @@ def test_bug_a_damaged_tokenizer_json_ended_in_a_traceback(folders, tmp_path, co
     assert f"cannot load a tokenizer from {folder}" in refused(load_tokenizer, str(folder))
 
 
+FOREIGN_CLASSES = ["BertTokenizer", "CLIPTokenizer", "LayoutLMv2Tokenizer", "RagTokenizer", "GPT2Model", "T5Tokenizer"]
+
+
+@pytest.mark.parametrize("name", [*FOREIGN_CLASSES, "AutoTokenizer", "os.path", "../x", 3, [], {}, True, ""])
+def test_bug_a_tokenizer_of_a_foreign_class_ended_in_a_traceback(folders, tmp_path, name):
+    folder = Path(shutil.copytree(folders / "llama", tmp_path / "model"))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"tokenizer_class": name}))
+    tokenizer = loaded_or_refused(load_tokenizer, str(folder))
+    assert tokenizer is None or tokenizer.decode(tokenizer.encode("Say red.\n")) == "Say red.\n"
+    assert tokenizer is None or name not in FOREIGN_CLASSES
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("target_modules", r"(\w*\.*)*!"),  # takes for ever
+        ("target_modules", ".*[qv]_proj"),
+        ("target_modules", ["(a+)+$"]),
+        ("target_modules", 3),
+        ("target_modules", {"q_proj": [1]}),
+        ("target_modules", "*"),
+        ("rank_pattern", {"(.*.*)*x": 3}),
+        ("rank_pattern", {"q_proj": "x"}),
+        ("alpha_pattern", {"(a|a)*$": 1}),
+        ("exclude_modules", "(.*)*x"),
+        ("layers_pattern", ["("]),
+        ("r", 10**9),
+        ("r", "8"),
+        ("r", 0),
+        ("peft_type", "XLORA"),
+        ("peft_type", None),
+        ("modules_to_save", 7),
+    ],
+)
+def test_bug_an_adapter_with_a_pattern_could_take_for_ever(folders, tmp_path, name, value):
+    folder = Path(shutil.copytree(folders / "adapter", tmp_path / "adapter"))
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {name: value}))
+    assert str(folder) in refused(load_causal_lm, str(folders / "llama"), torch.float32, str(folder), True)
+
+
+def test_an_adapter_that_names_its_modules_loads(folders, tmp_path):
+    for value in (["q_proj", "v_proj"], ["layers.0.self_attn.q_proj", "v_proj"]):
+        folder = Path(shutil.copytree(folders / "adapter", tmp_path / "adapter", dirs_exist_ok=True))
+        config = json.loads((folder / "adapter_config.json").read_text())
+        (folder / "adapter_config.json").write_text(json.dumps(config | {"target_modules": value}))
+        check_adapter(folders / "llama", folder)
+        assert load_causal_lm(str(folders / "llama"), torch.float32, str(folder), True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("n_layer", 10**8), ("n_embd", 10**6), ("vocab_size", 10**11), ("n_positions", 10**10)]
+)
+def test_bug_a_configuration_of_absurd_size_hung_or_took_all_memory(folders, tmp_path, name, value):
+    folder = Path(shutil.copytree(folders / "gpt2", tmp_path / "gpt2"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {name: value}))
+    assert "which cannot be in" in refused(load_causal_lm, str(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("num_blocks", 10**8), ("width", 10**12), ("num_blocks", "1"), ("width", 8.0)]
+)
+def test_bug_a_field_of_absurd_size_hung_or_took_all_memory(folders, tmp_path, name, value):
+    folder = Path(shutil.copytree(folders / "field", tmp_path / "field"))
+    path = folder / "velocity_field.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    assert "train it again" in refused(load_field, folder, folder, 4, 6, 2)
+
+
+@pytest.mark.parametrize("index", ["model.safetensors.index.json", "pytorch_model.bin.index.json", "config.json"])
+@pytest.mark.parametrize("name", ["../x.safetensors", "sub/x.safetensors", "/ABSOLUTE", "weights.dat", "..", "", 3, []])
+def test_bug_weights_outside_of_the_folder_were_loaded_and_not_fingerprinted(folders, tmp_path, index, name):
+    """A changed file there counted as the same model."""
+    folder = Path(shutil.copytree(folders / "gpt2", tmp_path / "gpt2"))
+    weights = folder / "model.safetensors"
+    if name == "/ABSOLUTE":
+        name = str(tmp_path / "x.safetensors")
+    for place in (tmp_path / "x.safetensors", folder / "sub" / "x.safetensors", folder / "weights.dat"):
+        place.parent.mkdir(exist_ok=True)
+        shutil.copyfile(weights, place)
+    if index == "config.json":
+        config = json.loads((folder / index).read_text())
+        (folder / index).write_text(json.dumps(config | {"transformers_weights": name}))
+    else:
+        weight_map = dict.fromkeys(load_file(weights), name)
+        weights.unlink()
+        (folder / index).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    for load in (load_causal_lm, load_tokenizer):
+        said = refused(load, str(folder))
+        assert str(folder / index) in said and ("names the weights" in said or "is broken" in said)
+
+
+def test_weights_in_several_files_load(folders, tmp_path):
+    model = load_causal_lm(str(folders / "gpt2"))
+    model.save_pretrained(tmp_path / "model", max_shard_size="2KB")
+    assert len(list((tmp_path / "model").glob("*.safetensors"))) > 1
+    assert_same(state(load_causal_lm(str(tmp_path / "model"))), state(model))
+
+
 @pytest.mark.parametrize("value", [1.5, -1, "much"])
 def test_bug_a_field_with_an_impossible_dropout_ended_in_a_traceback(folders, tmp_path, value):
     folder = Path(shutil.copytree(folders / "field", tmp_path / "field"))

@@ -112,6 +112,26 @@ def test_a_command_line_is_refused_or_every_value_is_the_given_one(pairs):
             assert options[name] == entry.default
 
 
+ABSURD = ["batch_size", "eval_batch_size", "gradient_accumulation_steps", "epochs", "total_iters", "warmup_iters"]
+ABSURD += ["max_length", "max_prompt_length", "train_num", "dev_num", "peft_lora_r", "peft_lora_alpha", "capacity"]
+ABSURD += ["num_distill_layers", "velocity_n_layers", "velocity_d_model", "velocity_epochs", "log_interval", "top_k"]
+
+
+@pytest.mark.parametrize("value", [10**20, 10**400])
+@pytest.mark.parametrize("name", ABSURD)
+def test_bug_absurd_sizes_hung_or_ended_in_a_traceback(name, value):
+    words = {"max_length": {"--max-length": value}, "max_prompt_length": {"--max-length": value + 1}}.get(name, {})
+    given = {**words, flag(name): value, **dict(zip(REQUIRED[::2], REQUIRED[1::2], strict=True))}
+    with pytest.raises(UserError, match=r"--[a-z-]+ 10+1? is more than [\d,]+: lower it"):
+        parse(TRAINING_OPTIONS, [str(word) for pair in given.items() for word in pair])
+
+
+@pytest.mark.parametrize(("name", "value"), [("velocity_n_layers", 10**8), ("batch_size", 10**9), ("epochs", 10**8)])
+def test_bug_a_size_that_nobody_means_is_refused(name, value):
+    with pytest.raises(UserError, match="lower it"):
+        parse(TRAINING_OPTIONS, [*REQUIRED, flag(name), str(value)])
+
+
 @cases(500, words=st.lists(st.sampled_from([*map(flag, sorted(KNOWN)), *VALUES]), max_size=6))
 def test_any_order_of_words_ends_in_options_or_one_error(words):
     try:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from data_utils.errors import UserError
 from data_utils.indexed_dataset import IndexedDatasetWriter
 from data_utils.instructions import InstructionDataset
 from data_utils.response_pairs import PairDataset
+from distillm.checkpoint import write_hashes
 from distillm.models import add_lora, load_causal_lm, load_tokenizer
 from tests.hostile.cases import cases
 from tests.hostile.checkpointed import Run, newest, resume
@@ -140,9 +142,12 @@ def test_a_planted_pickle_is_not_executed(folders, tokenizer, tmp_path, place, f
     if alone:  # nothing that would be taken instead of it
         for path in inner.rglob("*.safetensors"):
             path.unlink()
-        (inner / "sha256.json").unlink(missing_ok=True)
     (inner / name).write_bytes(FORMS[form](Trap(sprung)))
     load(kind, folder, folders, tokenizer)
+    if kind == "checkpoint" and name not in ("sha256.json", "../latest"):  # by someone who also knows of the hashes
+        write_hashes(inner)
+        with suppress(Exception):  # it is no accident then: what it ends in, nobody promises
+            load(kind, folder, folders, tokenizer)
     assert not sprung.exists(), f"{kind}: {name} was executed"
 
 
@@ -196,7 +201,6 @@ from pathlib import Path
 import torch
 from torch import nn
 from data_utils.errors import UserError
-from distillm.checkpoint import sound_checkpoint
 from distillm.deepspeed_engine import DeepSpeedEngine, load_config
 from distillm.distributed import World
 from tests.hostile.test_hostile_pickles import FORMS, Trap
@@ -210,8 +214,7 @@ def engine():
 first = engine()
 first.save_state(folder / "engine")
 second = engine()
-with sound_checkpoint(folder, world):
-    second.load_state(folder / "engine")
+second.load_state(folder / "engine")
 assert torch.equal(first.module.weight, second.module.weight), "not loaded"
 print("LOADED")
 for path in sorted(folder.rglob("*.pt")):
@@ -219,8 +222,7 @@ for path in sorted(folder.rglob("*.pt")):
     for name in ("pickle", "torch", "old torch"):
         path.write_bytes(FORMS[name](Trap(sprung)))
         try:
-            with sound_checkpoint(folder, world):
-                second.load_state(folder / "engine")
+            second.load_state(folder / "engine")
         except UserError as error:
             assert "\\n" not in str(error)
             print("REFUSED", path.name, name)

@@ -227,8 +227,8 @@ def test_a_damaged_log_is_refused_or_read_and_a_resumed_run_cuts_it(tmp_path, st
         assert len(read_log(tmp_path)) <= len(steps)
     except UserError as error:
         assert f"{path}:" in one_line(error)
-    JsonLinesLogger(path).truncate_after(cut)
-    assert all(json.loads(line)["step"] <= cut for line in path.read_bytes().splitlines() if b'"step"' in line)
+    JsonLinesLogger(path).begin((), 9, cut)
+    assert len([json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]) <= cut
 
 
 # ---- what was wrong ----------------------------------------------------------------------------------------------

@@ -181,7 +181,7 @@ def test_a_truncated_file_is_one_clear_line_and_writes_nothing(llama, tokenizer,
     content = (tmp_path / "tiny.gguf").read_bytes()
     for size in (12, len(content) // 3, len(content) - 100):
         (tmp_path / "tiny.gguf").write_bytes(content[:size])
-        with pytest.raises(UserError, match="cannot read"):
+        with pytest.raises(UserError, match=r"cannot load .*tiny\.gguf"):
             run(monkeypatch, "--gguf", tmp_path / "tiny.gguf", "--save", tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.gguf"]
 

@@ -12,7 +12,7 @@ from data_utils.errors import UserError
 from data_utils.indexed_dataset import IndexedDataset
 from data_utils.instructions import InstructionDataset, load_evaluation_set, read_jsonl
 from data_utils.prompts import encode_example, format_prompt
-from data_utils.store_meta import check_tokenizer
+from data_utils.store_meta import check_length, check_tokenizer
 from tools import process_data_dolly, process_data_pretrain, processing
 from tools.generate_responses import ResponseArguments, read_prompts
 
@@ -216,6 +216,21 @@ def test_the_description_tells_tokenizer_lengths_sources_and_counts(run, data, t
     check_tokenizer(folder, tokenizer)
     with pytest.raises(UserError, match="was made with the tokenizer"):
         check_tokenizer(folder, crossing_tokenizer)
+
+
+def test_a_row_is_cut_at_max_length_when_it_is_stored(run, data, tokenizer):
+    """A response of megabytes would be stored, mapped and searched, and never read."""
+    lines = [json.dumps({"instruction": "Go on.", "output": "red " * 2_000}), json.dumps(TRAIN[0])]
+    (data / "train.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    folder, _ = run(process_data_dolly, "--max-length", "200", "--max-prompt-length", "150")
+    store = IndexedDataset(folder / "train_0")
+    assert store.sizes[0] == 200 + 1  # and the separator
+    whole = encode_example(tokenizer, format_prompt(json.loads(lines[0])), "red " * 2_000, 150)
+    row = InstructionDataset(folder, "train", 200, 150)[0]
+    assert (row.prompt, row.response) == (whole[0], whole[1][: 200 - len(whole[0])])
+    check_length(folder, 200)
+    with pytest.raises(UserError, match="rows of at most 200 ids, --max-length is 201: process the data again"):
+        check_length(folder, 201)
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(run, data):

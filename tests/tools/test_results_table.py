@@ -220,7 +220,7 @@ def test_results_of_one_model_are_compared_by_content_and_older_ones_are_trusted
 def test_a_damaged_record_of_an_evaluation_is_one_clear_line(recorded):
     for content in ("{", "[]", '{"arguments": {}}'):
         (recorded / "high" / "dolly-512" / "10" / "args.json").write_text(content)
-        with pytest.raises(UserError, match=r"cannot load .*high/dolly-512/10/args\.json: .*; evaluate again"):
+        with pytest.raises(UserError, match=r"high/dolly-512/10/args\.json is broken, .*; evaluate again"):
             open_both(recorded)
 
 
