@@ -158,8 +158,8 @@ def load_causal_lm(
     with Reading(path, _hint(path)):
         if (Path(path) / ADAPTER_CONFIG).exists():  # an adapter in the model's own folder is loaded with it
             read_adapter_config(path)
-        if Path(path).is_dir():
-            check_size(AutoConfig.from_pretrained(path, trust_remote_code=False), weight_bytes(path), path)
+        if num_bytes := weight_bytes(path):
+            check_size(AutoConfig.from_pretrained(path, trust_remote_code=False), num_bytes, path)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, output_loading_info=True, trust_remote_code=False
         )
@@ -173,8 +173,8 @@ def load_causal_lm(
 
 
 def weight_bytes(folder: str) -> int:
-    """Return the size of a folder's weights."""
-    return sum(path.stat().st_size for path in Path(folder).iterdir() if path.suffix in (".safetensors", ".bin"))
+    """Return the size of a folder's weights; 0 for a hub id, whose weights are not here."""
+    return sum(path.stat().st_size for path in Path(folder).glob("*") if path.suffix in (".safetensors", ".bin"))
 
 
 def check_size(config: Any, num_bytes: int, path: str) -> None:
