@@ -84,8 +84,8 @@ def run_as_script(main: Callable[[], None]) -> None:
         if not is_out_of_memory(error):
             raise
         _end_with(
-            f"out of memory ({reason(error)}): lower --batch-size, --eval-batch-size or --max-length, choose a smaller "
-            "model, or use more processes"
+            f"out of memory ({reason(error)}): lower --batch-size, --eval-batch-size or --max-length, "
+            "or choose a smaller model"
         )
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

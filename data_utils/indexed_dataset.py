@@ -87,7 +87,10 @@ class IndexedDatasetWriter:
 
 
 class IndexedDataset:
-    """Read a store; `tokens` maps all items as one array, item i from `starts[i]` on, `sizes[i]` long."""
+    """Read a store; `tokens` maps all items as one array, item i from `starts[i]` on, `sizes[i]` long.
+
+    A store that is replaced meanwhile, as our tools do it, is read on as it was; one that is written into is an error.
+    """
 
     def __init__(self, prefix: str | Path) -> None:
         bin_path, idx_path = store_paths(prefix)
@@ -97,19 +100,36 @@ class IndexedDataset:
         self.dtype, self.sizes = _read_index(idx_path)
         self.starts = _item_starts(self.sizes)
         num_tokens = int(self.sizes.sum(dtype=np.int64))
-        expected, found = num_tokens * self.dtype.itemsize, bin_path.stat().st_size
+        self._file = open(bin_path, "rb")  # noqa: SIM115 (as long as it is mapped)
+        self._opened = self._state()
+        expected, found = num_tokens * self.dtype.itemsize, self._opened[0]
         if found != expected:
             raise UserError(f"{bin_path} has {found} bytes, its index says {expected}: process the data again")
         # an empty file cannot be mapped
-        self.tokens = np.memmap(bin_path, self.dtype, "r") if num_tokens else np.zeros(0, self.dtype)
+        self.tokens = np.memmap(self._file, self.dtype, "r") if num_tokens else np.zeros(0, self.dtype)
 
     def __len__(self) -> int:
         return len(self.sizes)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Return item `index`: `[size]` token ids, a view of the memory map."""
+        """Return item `index`: `[size]` token ids, a view of the memory map.
+
+        Raises:
+            UserError: somebody has written into the file since it was opened.
+        """
+        state = self._state()
+        if state != self._opened:
+            raise UserError(
+                f"{self._file.name} was changed while it is read ({self._opened[0]} bytes before, {state[0]} now): "
+                "write a store beside it and rename that; what was complete before still stands"
+            )
         start = self.starts[index]
         return self.tokens[start : start + self.sizes[index]]
+
+    def _state(self) -> tuple[int, int]:
+        """Return size and time of the last change of the file that is mapped, whatever has its name now."""
+        status = os.fstat(self._file.fileno())
+        return status.st_size, status.st_mtime_ns
 
 
 def _item_starts(sizes: np.ndarray) -> np.ndarray:

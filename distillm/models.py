@@ -154,8 +154,10 @@ def load_causal_lm(
     if adapter_path is not None:
         _check_folder(adapter_path, ADAPTER_CONFIG)
     with Reading(path, _hint(path)):
-        if Path(path).is_dir():
-            check_size(AutoConfig.from_pretrained(path, trust_remote_code=False), weight_bytes(path), path)
+        if (Path(path) / ADAPTER_CONFIG).exists():  # an adapter in the model's own folder is loaded with it
+            read_adapter_config(path)
+        if num_bytes := weight_bytes(path):
+            check_size(AutoConfig.from_pretrained(path, trust_remote_code=False), num_bytes, path)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, output_loading_info=True, trust_remote_code=False
         )
@@ -169,8 +171,8 @@ def load_causal_lm(
 
 
 def weight_bytes(folder: str) -> int:
-    """Return the size of a folder's weights."""
-    return sum(path.stat().st_size for path in Path(folder).iterdir() if path.suffix in (".safetensors", ".bin"))
+    """Return the size of a folder's weights; 0 for a hub id, whose weights are not here."""
+    return sum(path.stat().st_size for path in Path(folder).glob("*") if path.suffix in (".safetensors", ".bin"))
 
 
 def check_size(config: Any, num_bytes: int, path: str) -> None:
@@ -206,15 +208,13 @@ def check_complete(report: Mapping[str, Collection[str]], path: str) -> None:
 
 def _load_adapter(model: nn.Module, path: str, trainable: bool) -> Any:
     """Put an adapter on a model; one whose weights are not those that its configuration asks for is refused."""
-    from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+    from peft import PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
-    config = PeftConfig.from_pretrained(path, trust_remote_code=False)
-    _check_adapter(config, path)
     adapted = PeftModel.from_pretrained(
         model,  # type: ignore[arg-type]
         path,
-        config=config,
+        config=read_adapter_config(path),
         is_trainable=trainable,
         low_cpu_mem_usage=True,  # sets up no weights that the file does not hold
         trust_remote_code=False,
@@ -228,11 +228,14 @@ def _load_adapter(model: nn.Module, path: str, trainable: bool) -> Any:
     return with_ordered_modules(adapted)
 
 
-def _check_adapter(config: Any, path: str) -> None:
-    """Raise for an adapter that is not LoRA, or names its modules by patterns.
+def read_adapter_config(path: str) -> Any:
+    """Return an adapter's configuration; raise for one that is not LoRA, or names its modules by patterns.
 
     Another kind may read further files or run a model's own code; a pattern can take hours to match.
     """
+    from peft import PeftConfig
+
+    config = PeftConfig.from_pretrained(path, trust_remote_code=False)
     kind = getattr(config.peft_type, "value", config.peft_type)
     if kind != "LORA":
         raise UserError(f"cannot load {path}: it is an adapter of the kind {kind}, only LORA is supported")
@@ -241,6 +244,7 @@ def _check_adapter(config: Any, path: str) -> None:
         names = [value] if isinstance(value, str) else value
         if not isinstance(names, Collection) or not all(PLAIN_NAME.fullmatch(str(module)) for module in names):
             raise UserError(f"cannot load {path}: {name} in its {ADAPTER_CONFIG} must be a list of names of modules")
+    return config
 
 
 def add_lora(model: nn.Module, rank: int, alpha: int, dropout: float) -> nn.Module:

@@ -1,12 +1,15 @@
 """Guarantees of data_utils/indexed_dataset.py."""
 
+import os
 import struct
+import time
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from data_utils.errors import UserError
 from data_utils.indexed_dataset import IndexedDataset, IndexedDatasetWriter, separator, token_dtype
 
 ITEMS = [[1, 2, 3], [], [65534, 0], [7]]
@@ -118,3 +121,30 @@ def test_a_foreign_or_damaged_index_is_a_value_error_at_opening(tmp_path, positi
 def test_a_missing_store_says_how_to_make_it(tmp_path):
     with pytest.raises(ValueError, match=r"x\.bin does not exist: process the data"):
         IndexedDataset(tmp_path / "x")
+
+
+@pytest.mark.parametrize("change", ["truncated", "rewritten"])
+def test_a_store_that_is_written_into_while_it_is_read_is_one_line(tmp_path, change):
+    """A truncated map would end the process at its next read, a rewritten one give other ids."""
+    write(tmp_path / "a", [[1, 2], [3]], "<u2")
+    store, path = IndexedDataset(tmp_path / "a"), tmp_path / "a.bin"
+    assert store[1].tolist() == [3]
+    time.sleep(0.02)  # the file system's clock ticks in milliseconds
+    if change == "truncated":
+        os.truncate(path, 2)
+    else:
+        path.write_bytes(bytes([9] * 6))
+    with pytest.raises(
+        UserError, match=rf"a\.bin was changed while it is read \(6 bytes before, {path.stat().st_size} now"
+    ):
+        store[0]
+
+
+def test_a_store_that_our_writer_replaces_is_read_on_as_it_was(tmp_path):
+    write(tmp_path / "a", [[1, 2], [3]], "<u2")
+    store = IndexedDataset(tmp_path / "a")
+    write(tmp_path / "a", [[7]], "<u2")
+    assert [item.tolist() for item in store] == [[1, 2], [3]]
+    assert IndexedDataset(tmp_path / "a")[0].tolist() == [7]
+    (tmp_path / "a.bin").unlink()
+    assert store[1].tolist() == [3]

@@ -11,6 +11,7 @@ import finetune
 import train_velocity_field
 from distillm.trainer import Trainer
 from tests.entry.conftest import call, exchange_weights, in_child, wait_for
+from tools import process_data_dolly
 
 
 def test_another_runs_save_folder(world, train, refused, tmp_path):
@@ -230,3 +231,41 @@ def test_a_step_that_diverges_is_one_line_with_step_terms_and_rows(run, world, t
     (line,) = [line for line in outcome.err.splitlines() if "error:" in line]
     for words in ("was not taken: the loss is not finite", "cross_entropy", "rows ["):
         assert words in line
+
+
+def test_a_store_truncated_under_a_training_is_one_line_and_the_checkpoint_stands(run, world, monkeypatch, tmp_path):
+    store, save, original = shutil.copytree(world.store, tmp_path / "store"), tmp_path / "run", Trainer._train_step
+
+    def train_step(trainer, step):
+        if step == 4:
+            os.truncate(store / "train_0.bin", 0)
+        return original(trainer, step)
+
+    monkeypatch.setattr(Trainer, "_train_step", train_step)
+    outcome = run(finetune.main, world.training(save, "--save-interval", 2, "--data-dir", store))
+    (line,) = [line for line in outcome.err.splitlines() if "error:" in line]
+    assert outcome.status == 1 and f"{store / 'train_0.bin'} was changed while it is read" in line
+    assert (save / "checkpoints" / "latest").exists()
+
+
+def test_a_store_replaced_by_our_tool_under_a_training_changes_nothing(
+    run, world, monkeypatch, contents, tmp_path, call_script
+):
+    store, original = shutil.copytree(world.store, tmp_path / "store"), Trainer._train_step
+    raw = shutil.copytree(world.data / "dolly", tmp_path / "raw")
+    (raw / "train.jsonl").write_text((raw / "dev.jsonl").read_text())
+    folders = ["--data-dir", raw, "--processed-data-dir", store, "--model-path", world.student]
+
+    def train_step(trainer, step):
+        if step == 3:
+            lengths = ["--max-length", 64, "--max-prompt-length", 48]
+            assert call_script(process_data_dolly.main, [*folders, "--data-process-workers", 1, *lengths]) == 0
+        return original(trainer, step)
+
+    options = ["--total-iters", 8, "--data-dir", store]
+    assert run(finetune.main, world.training(tmp_path / "whole", *options)).status == 0
+    before = (store / "train_0.bin").stat().st_size
+    monkeypatch.setattr(Trainer, "_train_step", train_step)
+    assert run(finetune.main, world.training(tmp_path / "run", *options)).status == 0
+    assert (store / "train_0.bin").stat().st_size != before
+    assert contents(tmp_path / "run")["model.safetensors"] == contents(tmp_path / "whole")["model.safetensors"]

@@ -232,6 +232,16 @@ def test_bug_an_adapter_with_a_pattern_could_take_for_ever(folders, tmp_path, na
     assert str(folder) in refused(load_causal_lm, str(folders / "llama"), torch.float32, str(folder), True)
 
 
+def test_an_adapter_in_a_models_own_folder_is_checked_like_any_other(folders, tmp_path):
+    folder = Path(shutil.copytree(folders / "llama", tmp_path / "both"))
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copyfile(folders / "adapter" / name, folder / name)
+    assert load_causal_lm(str(folder))
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"target_modules": r"(\w*\.*)*!"}))
+    assert "target_modules" in refused(load_causal_lm, str(folder))
+
+
 def test_an_adapter_that_names_its_modules_loads(folders, tmp_path):
     for value in (["q_proj", "v_proj"], ["layers.0.self_attn.q_proj", "v_proj"]):
         folder = Path(shutil.copytree(folders / "adapter", tmp_path / "adapter", dirs_exist_ok=True))
