@@ -5,7 +5,6 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from multiprocessing import parent_process
 from pathlib import Path
 from types import TracebackType
 
@@ -96,8 +95,7 @@ def run_as_script(main: Callable[[], None]) -> None:
 
 
 def _stop(number: int, frame: object) -> None:
-    if parent_process() is None:  # a tool's workers go quietly: it ends them by such a signal itself
-        os.write(2, f"{os.path.basename(sys.argv[0])}: ended by {signal.Signals(number).name}\n".encode())
+    os.write(2, f"{os.path.basename(sys.argv[0])}: ended by {signal.Signals(number).name}\n".encode())
     sys.exit(STOPPED)
 
 

@@ -10,7 +10,7 @@ from multiprocessing import Pool
 from pathlib import Path
 from typing import Any, TypeVar
 
-from data_utils.errors import UserError
+from data_utils.errors import STOP_SIGNALS, UserError
 from data_utils.files import atomic_folder, write_json
 from data_utils.store_meta import META_NAME, describe_tokenizer, file_hash
 from distillm.models import check_model_type, load_tokenizer
@@ -81,6 +81,8 @@ def _set_work(function: Callable[[Any], Any]) -> None:
     global _work
     _work = function
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
+    for number in STOP_SIGNALS:  # a handler in Python does not run while a worker waits for a lock
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _do_work(item: Any) -> Any:

@@ -97,3 +97,15 @@ def test_ctrl_c_is_one_line_though_a_tool_has_workers(tmp_path):
     time.sleep(0.2)  # both have begun
     os.killpg(process, signal.SIGINT)
     assert (wait_for(process), said.read_text()) == (130, "interrupted\n")
+
+
+def test_bug_a_worker_that_waited_for_a_lock_did_not_hear_that_it_shall_end(monkeypatch):
+    """A tool ends its workers by SIGTERM. A handler in Python is put off while the process sleeps in a semaphore."""
+
+    def is_heard_at_once(item):
+        return [signal.getsignal(number) for number in errors.STOP_SIGNALS] == [signal.SIG_DFL] * 2
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    heard = []
+    run_as_script(lambda: heard.extend(map_in_order(is_heard_at_once, range(4), 2)))
+    assert heard == [True] * 4
