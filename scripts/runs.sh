@@ -67,9 +67,8 @@ SEED_OPTIONS=()
 
 # check_seeds OPTION...: of one training too many of a kind, or of none, no table could tell.
 check_seeds() {
-  local seed seen=() number='(0|[1-9][0-9]{0,8})'
+  local seed seen=()
   [[ -n "${SEEDS:-}" ]] || return 0
-  [[ "$SEEDS" =~ ^$number( +$number)*$ ]] || die "SEEDS='$SEEDS' are not numbers with spaces between"
   for seed in $SEEDS; do
     ! contains "$seed" "${seen[@]}" || die "SEEDS='$SEEDS' names $seed twice: the same training is no other run"
     ! contains "$seed" "${MORE_OWN_SEEDS[@]}" ||

@@ -192,6 +192,7 @@ def test_bug_vllm_ignored_the_precision_that_the_record_stores(precision, dtype,
     output = tmp_path / "out.jsonl"
     outcome = run(generate_responses.main, answering(output, "--vllm", "--precision", precision))
     assert outcome.status == 0, outcome.err
+    assert vllm.engine.pop("trust_remote_code") is False
     assert vllm.engine == {"model": str(world.student), "dtype": dtype, "max_model_len": 64}
     assert json.loads((tmp_path / "out.jsonl.args.json").read_text())["precision"] == precision
     assert [line["generated_text"] for line in read_lines(output)] == ["hello"] * 26

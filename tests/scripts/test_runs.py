@@ -140,10 +140,10 @@ def test_an_ablation_has_as_many_runs_of_each_value_as_seeds():
 @pytest.mark.parametrize(
     ("run", "variables", "message"),
     [
-        ("gpt2/kd", {"SEEDS": "10 x"}, "SEEDS='10 x' are not numbers with spaces between"),
-        ("gpt2/kd", {"SEEDS": "10,20"}, "are not numbers with spaces between"),
-        ("gpt2/kd", {"SEEDS": "10 010"}, "are not numbers with spaces between"),
-        ("gpt2/kd", {"SEEDS": " "}, "are not numbers with spaces between"),
+        ("gpt2/kd", {"SEEDS": "10 x"}, "SEEDS='10 x' is not numbers with spaces between"),
+        ("gpt2/kd", {"SEEDS": "10,20"}, "is not numbers with spaces between"),
+        ("gpt2/kd", {"SEEDS": "10 010"}, "is not numbers with spaces between"),
+        ("gpt2/kd", {"SEEDS": " "}, "is not numbers with spaces between"),
         ("gpt2/kd", {"SEEDS": "20 20"}, "SEEDS='20 20' names 20 twice"),
         ("llama2/fdd", {"SEEDS": "10 20"}, "20 is what some scripts of llama2 use as their own"),
         ("gpt2/kd", {"SEEDS": "1 2", "VELOCITY_FIELD_PATH": "/f"}, "VELOCITY_FIELD_PATH leads from one student"),
