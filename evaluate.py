@@ -39,7 +39,7 @@ from distillm.models import check_max_length, freeze, load_causal_lm, load_token
 from distillm.reporting import format_record, run_header
 from distillm.run_identity import STUDENT, difference, fingerprint, input_files, read_header
 
-# Prompts that are generated before their results are written: what a killed evaluation loses at most.
+# Prompts that are answered before their results are written: the most that a killed evaluation loses.
 PROMPTS_PER_ROUND = 20_000
 # Options that change no answer of a pair of set and seed.
 FREE_OPTIONS = {"save", "data_names", "seeds", "eval_batch_size"}
@@ -47,7 +47,7 @@ FREE_OPTIONS = {"save", "data_names", "seeds", "eval_batch_size"}
 
 @dataclass
 class EvaluationArguments:
-    """What is evaluated on what."""
+    """Which model is evaluated, and on which data."""
 
     model_path: str = option("", "checkpoint: a folder, a hub id, or an adapter, which names its base model")
     peft_path: str | None = option(None, "adapter, merged into the model at load")
@@ -132,7 +132,7 @@ def open_jobs(arguments: EvaluationArguments, options: dict[str, Any]) -> list[J
 
 
 def is_done(job: Job) -> bool:
-    """Say whether a job's results stand and are of these options, weights and data; stale ones are said to be."""
+    """Say whether a job's results exist and belong to these options, weights and data; report stale ones."""
     if not (job.folder / "metrics.json").exists():
         return False
     try:

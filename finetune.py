@@ -194,7 +194,7 @@ def describe(
     settings: TrainerSettings,
     world: World,
 ) -> list[str]:
-    """Return what the run says at its start."""
+    """Return the lines that the run prints at its start."""
     paths, data = arguments.model, arguments.data
     all_models = {
         "student": (paths.model_path, models.student.model),
@@ -223,7 +223,7 @@ def setup_data(
 def setup_regeneration(
     arguments: Arguments, pairs: PairDataset, models: Models, precision: str, world: World
 ) -> ResponseRegeneration:
-    """Return what rewrites the rejected responses: plain sampling, whatever validation does."""
+    """Return the callback that generates new rejected responses, by plain sampling whatever validation uses."""
     data, training = arguments.data, arguments.training
     plain_sampling = DecodingSettings(data.max_length - data.max_prompt_length)
     generator = Generator(models.tokenizer, plain_sampling, world, training.eval_batch_size)
@@ -301,7 +301,7 @@ def setup_validator(arguments: Arguments, models: Models, generator: Generator, 
 
 
 def check_field_models(contra: ContraArguments, header: dict, world: World) -> None:
-    """Raise if the field leads to another teacher; that it starts from another student may be meant, and is said."""
+    """Raise if the field was trained for another teacher; another student may be intended and only causes a note."""
     for folder in filter(None, (contra.velocity_field_path, contra.projector_path)):
         other_teacher = other_models(Path(folder) / RECORD, header, TEACHER)
         if other_teacher:

@@ -62,7 +62,7 @@ from distillm.run_identity import input_files
 from distillm.setup import first_rows, load_pairs, load_rows, load_student, load_teacher, step_batches
 
 CHECKPOINT = "checkpoint"
-# Stage 1 has no clipping, no validation and no corpus; scripts give it what they give every training.
+# Stage 1 has no clipping, no validation and no corpus, but scripts pass it the options of every training.
 UNREAD = {"gradient_checkpointing", "lm_data_dir", "dev_num", "do_train", "do_valid", "eval_gen", "eval_batch_size"}
 UNREAD |= {"eval_interval", "only_save_last", "clip_grad", "deepspeed", "deepspeed_config"}
 
@@ -163,14 +163,14 @@ def load_training_items(
 
 @dataclass
 class Log:
-    """What the loop remembers of its log beside the trainer's state."""
+    """The state of the log, which the loop saves besides the trainer's state."""
 
     records: int = 0
     losses: list[float] = field(default_factory=list)  # of the steps since the last record
 
 
 def fit(trainer: FieldTrainer, batches: StepBatches, arguments: Arguments, logger: Logger) -> int:
-    """Train from where the checkpoint stands, or from the start, and keep the last weights; return the exit status."""
+    """Train from the checkpoint, or from the start, and keep the last weights; return the exit status."""
     world, log, save = trainer.world, Log(), Path(arguments.training.save)
     checkpoint = save / CHECKPOINT
     if (checkpoint / HASHES).exists():
@@ -196,7 +196,7 @@ def fit(trainer: FieldTrainer, batches: StepBatches, arguments: Arguments, logge
 
 
 def describe(trainer: FieldTrainer, batches: StepBatches, arguments: Arguments) -> list[str]:
-    """Return what the training says at its start."""
+    """Return the lines that the training prints at its start."""
     models = {
         "student": (arguments.model.model_path, trainer.student.model),
         "teacher": (str(arguments.model.teacher_model_path), trainer.teacher.model),

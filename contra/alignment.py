@@ -24,7 +24,7 @@ def step_size(curriculum: str, epoch: int, epochs: int, step: int, total: int) -
 
 @contextmanager
 def frozen(*modules: nn.Module) -> Iterator[None]:
-    """Keep modules in eval mode and out of the graphs built inside; their own settings come back after."""
+    """Within the block, keep modules in eval mode and without gradients; restore their settings afterwards."""
     learning = [p for module in modules for p in module.parameters() if p.requires_grad]
     for parameter in learning:
         parameter.requires_grad_(False)

@@ -121,7 +121,7 @@ def _build(folder: Path, name: str, shape: dict[str, Any]) -> Any:
 
 
 def _fits(tensors: dict[str, Tensor], kind: type, shape: dict[str, Any]) -> bool:
-    """Say whether these are the weights of a module of this shape, without making one: it may be of any size."""
+    """Say whether these are the weights of a module of this shape, without building one: it could have any size."""
     if shape.get("num_blocks", 1) > len(tensors):
         return False
     with torch.device("meta"):

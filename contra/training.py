@@ -73,14 +73,14 @@ class FieldTrainer:
         self.velocity_field, self.projector = velocity_field, projector
         self.student, self.teacher, self.settings, self.world = student, teacher, settings, world
         self.learner = torch.nn.ModuleList([velocity_field, projector]).requires_grad_(True)
-        self.optimizer = make_optimizer(self.learner, settings.weight_decay)  # of what requires a gradient by now
+        self.optimizer = make_optimizer(self.learner, settings.weight_decay)  # takes what has gradients now
         self.parameters = list(self.learner.parameters())
         freeze(self.learner)
         self.step = 0  # finished steps, over all refreshes
 
     @contextmanager
     def learning(self) -> Iterator[None]:
-        """Let field and projector learn inside, of models in eval mode; outside they are frozen."""
+        """Within the block, field and projector are trainable and the models in eval mode; outside, both are frozen."""
         # An outer autocast would keep its first low-precision copy of the weights while the optimiser moves them.
         assert not torch.is_autocast_enabled(self.world.device.type)
         self.learner.requires_grad_(True).train()
@@ -154,7 +154,7 @@ class FieldTrainer:
             raise UserError(
                 f"step {self.step + 1} of the velocity field was not taken: its loss is {float(loss):g}, the norm of "
                 f"its gradient {float(norm):g} (rows {rows}, on rank {self.world.rank}); "
-                "the last checkpoint stands: lower --lr, or look at these rows"
+                "the last checkpoint is intact: lower --lr, or look at these rows"
             )
 
     def _sum(self, batch: TokenBatch) -> Tensor:
@@ -177,7 +177,7 @@ class FieldTrainer:
 
 
 class FieldRefresh:
-    """After every `interval` epochs but the last, adapt the field to where the student has moved."""
+    """After every `interval` epochs except the last, adapt the field to the student as it is now."""
 
     def __init__(self, trainer: FieldTrainer, batches: StepBatches, epochs: int, interval: int):
         self.trainer, self.batches, self.epochs, self.interval = trainer, batches, epochs, interval

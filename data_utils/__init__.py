@@ -1,1 +1,1 @@
-"""Ground floor: the binary token store, prompts, datasets and batches. Imports nothing of this project."""
+"""The lowest layer: the binary token store, prompts, datasets and batches. Imports nothing else from this project."""

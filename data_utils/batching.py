@@ -36,7 +36,7 @@ class Row:
 class TokenBatch:
     """Right-padded rows; `labels[:, t]` is the target of `input_ids[:, t]`, -100 where nothing counts.
 
-    The positions of the tokens that count are found on the CPU: to gather by a mask, a GPU would have to wait for it.
+    The positions of the tokens that count are found on the CPU: gathering by a mask on a GPU would make the CPU wait.
     """
 
     input_ids: Tensor  # [B, T] long
@@ -83,7 +83,7 @@ class PromptBatch:
 def collate(rows: Sequence[Row], pad_id: int, max_length: int, multiple: int = 8) -> TokenBatch:
     """Pad the first `max_length` ids of each row to the longest, rounded up to `multiple`: `[B, T]`.
 
-    One id less than a row holds is fed in: the last one is only a label.
+    The input is one id shorter than the row: the last id is only a label.
     """
     assert rows, "a batch needs a row"
     sequences = [(row.prompt + row.response)[:max_length] for row in rows]

@@ -1,4 +1,4 @@
-"""Plain-text corpora: `data.txt` holds one document a line, runs of newlines inside it written `<@x(x!>`."""
+"""Plain-text corpora: `data.txt` holds one document per line, runs of newlines inside it written `<@x(x!>`."""
 
 import re
 from collections.abc import Iterator
@@ -16,9 +16,9 @@ def document_line(document: str) -> str:
 
 
 def read_documents(path: Path) -> Iterator[str]:
-    """Yield the documents of a corpus file, newlines restored; blank lines are none."""
+    """Yield the documents of a corpus file, newlines restored; blank lines are skipped."""
     if not path.is_file():
-        raise UserError(f"{path} does not exist: run tools/get_openwebtext.py, or put one document a line there")
+        raise UserError(f"{path} does not exist: run tools/get_openwebtext.py, or put one document per line there")
     with open(path, "rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:

@@ -1,4 +1,4 @@
-"""How this project speaks to its users about their mistakes."""
+"""How this project reports mistakes to its users."""
 
 import os
 import re
@@ -11,18 +11,18 @@ from types import TracebackType
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # as a cluster's scheduler sends them
 STOPPED = 128 + signal.SIGTERM  # an exit status
 PROJECT = Path(__file__).resolve().parents[1]
-INTERRUPTED = 130  # the exit status of what Ctrl-C ended
+INTERRUPTED = 130  # the exit status after Ctrl-C
 
 
 class UserError(ValueError):
-    """A mistake of the user's: one line that says what is wrong, both values, and what to do."""
+    """A mistake by the user: one line that says what is wrong, gives both values, and says what to do."""
 
 
 class Reading:
-    """While another library reads a user's files: what it raises becomes one line that says which.
+    """A block in which another library reads a user's files: an error becomes one line that names them.
 
-    On a damaged file libraries raise anything, `tokenizers` even a plain `Exception`: no list of classes would do. What
-    is raised in a line of this project passes: it is a bug of ours, or a `UserError`.
+    On a damaged file libraries raise anything, `tokenizers` even a plain `Exception`, so a list of classes is not
+    enough. Errors raised by this project's own code pass through: they are our bugs, or a `UserError`.
     """
 
     def __init__(self, what: str, advice: str = ""):
@@ -46,12 +46,12 @@ def _was_raised_here(trace: TracebackType) -> bool:
 
 
 def _is_ours(file: str) -> bool:
-    """Say whether a file of Python code is one of this project; `.venv` may lie in it."""
+    """Say whether a file of Python code belongs to this project; `.venv` may be inside it."""
     return Path(file).is_relative_to(PROJECT) and "site-packages" not in file
 
 
 def reason(error: BaseException) -> str:
-    """Return in one line what an error says, and of what kind it is where its text alone would puzzle."""
+    """Return an error as one line, with its class where the text alone would be unclear."""
     if isinstance(error, OSError):
         return str(error).strip().split("\n")[0]  # the hub's go on for paragraphs
     if "trust_remote_code" in str(error):
@@ -61,7 +61,7 @@ def reason(error: BaseException) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether memory ran out: NumPy and Python have a class for that, torch a text (and a class on a GPU)."""
+    """Say whether memory ran out: NumPy and Python have a class for that, torch on a CPU only a text."""
     said = re.search(r"can't allocate memory|not enough memory|out of memory", str(error))
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and said is not None)
 
@@ -113,12 +113,12 @@ def _check_command_line(words: Sequence[str]) -> None:
 
 
 def _end_at_once(*ignored: object) -> None:
-    """End a script that Ctrl-C reaches while it imports: libraries turn a KeyboardInterrupt into errors of theirs."""
+    """End a script that gets Ctrl-C while it imports: libraries turn a KeyboardInterrupt into their own errors."""
     os.write(sys.stderr.fileno(), b"interrupted\n")
     os._exit(INTERRUPTED)
 
 
-# Importing takes seconds, so scripts import this module first. What runs in the background ignores Ctrl-C already.
+# Importing takes seconds, so scripts import this module first. A background process already ignores Ctrl-C.
 if _is_ours(getattr(sys.modules["__main__"], "__file__", None) or "") and (
     signal.getsignal(signal.SIGINT) is signal.default_int_handler
 ):

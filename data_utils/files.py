@@ -24,7 +24,7 @@ ADVICE = {
 
 
 class WriteError(OSError):
-    """The disk did not take what was written; `str` is a line for the user."""
+    """Writing to disk failed; `str` gives a line for the user."""
 
     def __init__(self, number: int, path: str | Path):
         super().__init__(number, os.strerror(number), str(path))
@@ -37,9 +37,9 @@ class WriteError(OSError):
 
 
 class Writing:
-    """A block that writes `path`: a disk that is full or read-only ends it as a `WriteError` that names `path`.
+    """A block that writes `path`: if the disk is full or read-only, it raises a `WriteError` that names `path`.
 
-    It looks at any exception: the libraries that write weights and tokenizers have kinds of their own.
+    It inspects every exception: the libraries that write weights and tokenizers have classes of their own.
     """
 
     def __init__(self, path: str | Path):
@@ -120,7 +120,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def move_file(source: Path, target: Path) -> None:
-    """Move a file, to another disk, too: it is complete there before it vanishes here."""
+    """Move a file, possibly to another disk: the copy is complete before the original is removed."""
     try:
         source.replace(target)
     except OSError as error:
@@ -142,8 +142,8 @@ def remove_entry(path: Path) -> None:
 def remove_folder(path: Path) -> None:
     """Remove a folder at once: a process killed meanwhile leaves nothing under this name.
 
-    A link to a folder stays and leads to an empty one; what lies there goes piece by piece, files before folders, since
-    a file may say which folder counts.
+    A link to a folder stays, and the folder behind it is emptied piece by piece: files before folders, since a file may
+    say which folder counts.
     """
     if path.is_symlink():
         for entry in sorted(path.iterdir(), key=Path.is_dir) if path.is_dir() else ():
@@ -156,10 +156,10 @@ def remove_folder(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
-    """Remove what killed processes left of this module's work directly in a folder.
+    """Remove the temporary files and folders of this module that killed processes left directly in a folder.
 
-    A folder that was moved away for its successor, which did not come, comes back. With a `name`, only what ended
-    processes left of that file or folder; without one, all: the folder is the caller's alone.
+    A folder that was moved aside for a successor that never came is moved back. With a `name`, only what processes that
+    have ended left of that file or folder is removed. Without one, all is: the folder must belong to the caller alone.
     """
     found = [(path, re.fullmatch(r"\.(.+)\.(\d+)\.(old|tmp)", path.name)) for path in sorted(folder.iterdir())]
     for path, match in found:
@@ -186,19 +186,19 @@ def _is_running(process: int) -> bool:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keep a file, made if there is none, to this process while the block lasts, or until the process dies.
+    """Lock a file, created if it does not exist, until the block ends or the process dies.
 
-    A file system that knows no locks is trusted.
+    On a file system without locks nothing is checked.
 
     Raises:
-        UserError: another process has it.
+        UserError: another process holds the lock.
     """
     # Open for writing: over NFS there is no lock otherwise.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:  # any other than this one: no locks here
+        except OSError as error:  # any other error: the file system has no locks
             if isinstance(error, BlockingIOError):
                 raise UserError(f"another process writes to {path}: wait until it ends, or stop it") from None
         yield

@@ -25,7 +25,7 @@ CODE_OF_DTYPE = {dtype: code for code, dtype in DTYPE_OF_CODE.items()}
 
 
 def separator(dtype: DTypeLike) -> int:
-    """Return the id that parts prompt and response: the largest value of the dtype."""
+    """Return the id that separates prompt and response: the largest value of the dtype."""
     return int(np.iinfo(np.dtype(dtype)).max)
 
 
@@ -89,7 +89,7 @@ class IndexedDatasetWriter:
 class IndexedDataset:
     """Read a store; `tokens` maps all items as one array, item i from `starts[i]` on, `sizes[i]` long.
 
-    A store that is replaced meanwhile, as our tools do it, is read on as it was; one that is written into is an error.
+    If our tools replace the store meanwhile, the old version is still read; writing into the file is an error.
     """
 
     def __init__(self, prefix: str | Path) -> None:
@@ -127,7 +127,7 @@ class IndexedDataset:
         return self.tokens[start : start + self.sizes[index]]
 
     def _state(self) -> tuple[int, int]:
-        """Return size and time of the last change of the file that is mapped, whatever has its name now."""
+        """Return size and modification time of the mapped file, even if another file has its name now."""
         status = os.fstat(self._file.fileno())
         return status.st_size, status.st_mtime_ns
 

@@ -39,7 +39,7 @@ def encode_text(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
 
 
 def puts_bos_first(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Say whether the tokenizer starts a text with BOS when nobody asks it not to."""
+    """Say whether the tokenizer starts a text with BOS by default."""
     ids = tokenizer.encode("a", add_special_tokens=True)
     return tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]
 
@@ -69,7 +69,7 @@ def encode_example(
     """Return the ids of a prompt, as `encode_prompt` gives them, and of its response with EOS at the end.
 
     Prompt and response are encoded as one text, and the response's ids are those that follow the prompt's;
-    where a token spans the two, so that the prompt's ids are no prefix, the response is encoded apart.
+    if a token spans both, so that the prompt's ids are not a prefix, the response is encoded separately.
     """
     assert tokenizer.eos_token_id is not None, "refused when the tokenizer was loaded"
     prompt_only = encode_text(tokenizer, prompt)

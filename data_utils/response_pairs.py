@@ -101,7 +101,7 @@ def _load_table(folder: str | Path, split: str):  # type: ignore[no-untyped-def]
         raise UserError(f"{folder} has no pair in its split {split!r}")
     with Reading(f"{folder}, split {split}", "; make it anew with tools/build_response_pairs.py"):
         columns = tables[split].data.table
-        columns.validate(full=True)  # a map of the file: unchecked, a damaged one is read out of its bounds
+        columns.validate(full=True)  # memory-mapped: without this check, a damaged file is read beyond its bounds
     wrong = [name for name in COLUMNS if str(columns[name].type) != "string" or columns[name].null_count]
     if wrong:
         raise UserError(f"{folder}, split {split}: its column {wrong[0]} is not all text")

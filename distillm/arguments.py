@@ -57,7 +57,7 @@ def require_count(arguments: Any, *names: str) -> None:
 
 
 def require_sensible(arguments: Any, *names: str) -> None:
-    """Raise if a whole number is one that nobody can have meant: it would take all memory, or for ever."""
+    """Raise if an integer is absurdly large: it would need all memory, or take forever."""
     for name in names:
         value, largest = getattr(arguments, name), LARGEST.get(name, LARGEST_INTEGER)
         if isinstance(value, int) and value > largest:
@@ -151,7 +151,7 @@ class TrainingArguments:
     warmup_iters: int = option(0, "optimiser steps of linear warm-up")
     weight_decay: float = option(1e-2, "AdamW's, on weight matrices")
     clip_grad: float = option(1.0, "largest gradient norm; 0: no clipping")
-    seed: int = option(10, "of everything random")
+    seed: int = option(10, "seed of all random numbers")
     resume: str = option(
         "auto", "auto: go on from the save folder's checkpoint; never: remove an earlier run there", ["auto", "never"]
     )
@@ -338,7 +338,7 @@ class ArgumentParser(argparse.ArgumentParser):
 def add_option(group: Any, entry: Field, hint: Any, shown: bool) -> None:
     """Add a dataclass's field to a parser, with hyphens and with underscores; help shows it if the script reads it."""
     default = entry.default_factory() if entry.default_factory is not MISSING else entry.default
-    (kind,) = {*(get_args(hint) or [hint])} - {type(None)}  # of `int | None` and `list[int]` what a word is
+    (kind,) = {*(get_args(hint) or [hint])} - {type(None)}  # the type of one word, also of `int | None` and `list[int]`
     choices = entry.metadata.get("choices")
     words: dict[str, Any] = {"type": kind, "choices": choices, "metavar": VALUES[kind]}
     if choices is not None:
@@ -354,7 +354,7 @@ def add_option(group: Any, entry: Field, hint: Any, shown: bool) -> None:
 
 
 def described_default(default: Any) -> str:
-    """Return what an option is when it is not given, as one would write it."""
+    """Return the default of an option as users would write it."""
     if default == "":
         return "required"
     if default is None or default == []:
@@ -367,7 +367,7 @@ def described_default(default: Any) -> str:
 def parse_arguments(
     types: Sequence[type], description: str, unread: set[str] | None = None
 ) -> tuple[list[Any], set[str]]:
-    """Return the arguments of the command line, one object a type, and the names of the options given on it.
+    """Return the arguments of the command line, one object per type, and the names of the options given on it.
 
     `unread` are options that the script accepts but does not read: a run hands one set of them to all its scripts.
     """

@@ -37,7 +37,7 @@ class Checkpoints:
         self.folder, self.engine, self.parts, self.world = folder, engine, parts, world
 
     def clean(self) -> None:
-        """Remove what a killed run left half-written; the run that goes on calls it once."""
+        """Remove what a killed run left half-written; the resumed run calls it once."""
         if self.world.is_main and self.folder.exists():
             self._clean()
         self.world.barrier()
@@ -57,9 +57,9 @@ class Checkpoints:
         return self.folder / name
 
     def save(self, step: int) -> None:
-        """Write beside, rename once, then point `latest` at it and drop the previous one; all ranks call it.
+        """Write a temporary folder, rename it, point `latest` at it and remove the previous one; all ranks call it.
 
-        A run that is interrupted twice in the work after one step is saved twice: under the name not in use.
+        A run that is interrupted twice during the work after one step is saved twice, each time under the unused name.
         """
         names = [f"step-{step:08d}", f"step-{step:08d}-again"]
         final = next(self.folder / name for name in names if self.folder / name != self.latest())
@@ -69,7 +69,7 @@ class Checkpoints:
                 self._save(temporary, final)
         finally:
             if self.world.is_main:
-                shutil.rmtree(temporary, ignore_errors=True)  # what did not fit on the disk gives its room back
+                shutil.rmtree(temporary, ignore_errors=True)  # free the space of a save that failed
         self.world.barrier()
 
     def _save(self, temporary: Path, final: Path) -> None:
@@ -93,7 +93,7 @@ class Checkpoints:
             self._clean()
 
     def load(self, folder: Path) -> None:
-        """Put engine and parts back to where they were; all ranks call it."""
+        """Restore engine and parts; all ranks call it."""
         check_hashes(folder, self.world)
         self.engine.load_state(folder / "engine")
         for part in self.parts:
@@ -114,7 +114,7 @@ class Checkpoints:
 
 
 def write_hashes(folder: Path) -> None:
-    """Write down what each file of a checkpoint holds, so that a damaged or exchanged one is noticed."""
+    """Record the hash of each file of a checkpoint, so that a damaged or exchanged one is noticed."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     write_json(folder / HASHES, {path.relative_to(folder).as_posix(): file_hash(path) for path in paths})
 
@@ -122,7 +122,7 @@ def write_hashes(folder: Path) -> None:
 def check_hashes(folder: Path, world: World) -> None:
     """Raise unless a checkpoint's files hold what was saved; all ranks call it.
 
-    What fails while they are loaded afterwards is no damage, but a bug of ours: nobody catches it.
+    An error while they are loaded afterwards is not damage but a bug of this project, so it is not caught.
     """
     if world.is_main:
         for name, expected in _read_hashes(folder).items():

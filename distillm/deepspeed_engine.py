@@ -72,7 +72,7 @@ class DeepSpeedEngine:
 
     def backward(self, loss: Tensor) -> None:
         if self.zero_stage > 0:
-            # Its own `forward` would say that a new micro-batch begins; body and head are called without it.
+            # Its own `forward` would mark the start of a micro-batch, but body and head are called without it.
             self.optimizer.clear_backward_seen_flag()
         # DeepSpeed averages over accumulation steps and ranks, where this loss wants a sum.
         self.engine.backward(loss * (self.engine.gradient_accumulation_steps() * self.world.size))
@@ -85,7 +85,7 @@ class DeepSpeedEngine:
         if computes_norm:
             self.engine.step()
             norm = torch.as_tensor(self.engine.get_global_grad_norm(), dtype=torch.float32)
-        else:  # ZeRO 0 in fp32 is plain AdamW, and the gradients lie open, summed over the ranks
+        else:  # ZeRO 0 in fp32 is plain AdamW: the gradients are accessible, summed over the ranks
             norm = nn.utils.get_total_norm([p.grad for p in self.module.parameters() if p.grad is not None])
         if not self.config["fp16"]["enabled"] and not torch.isfinite(norm):
             raise NonFiniteError("the gradient is not finite")
@@ -140,14 +140,14 @@ def import_deepspeed(device: torch.device) -> Any:
     if device.type == "cpu":
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     backend = "nccl" if device.type == "cuda" else "gloo"
-    if not dist.is_initialized():  # alone: nobody to meet, so no port that two runs on a machine would fight for
+    if not dist.is_initialized():  # one process needs no port, for which two runs on a machine would compete
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     deepspeed.init_distributed(backend, verbose=False)
     return deepspeed
 
 
 def refuse_pickled_code() -> None:
-    """Let this process's checkpoints hold tensors, plain values and four classes of DeepSpeed's, and nothing that runs.
+    """Let this process load only tensors, plain values and four classes of DeepSpeed from checkpoints, but no code.
 
     DeepSpeed loads its pickles with `weights_only=False`; the variable overrules that.
     """
@@ -155,7 +155,7 @@ def refuse_pickled_code() -> None:
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
 
-    # Python before 3.11.4 would pickle the enumeration as a call of `getattr`, which cannot be let in.
+    # Python before 3.11.4 would pickle the enumeration as a call of `getattr`, which cannot be allowed.
     ZeroStageEnum.__reduce_ex__ = lambda stage, protocol: (ZeroStageEnum, (stage.value,))  # type: ignore[method-assign,assignment]
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     torch.serialization.add_safe_globals([DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address])

@@ -1,4 +1,4 @@
-"""The processes of a run: who am I, where do I compute, and how do we exchange values."""
+"""The processes of a run: their ranks, their devices, and how they exchange values."""
 
 import os
 import sys
@@ -31,7 +31,7 @@ class World:
         return list(items[self.rank :: self.size])
 
     def collect(self, share: list[Any]) -> list[Any]:
-        """Return on every rank all items in their order before `share` dealt them out."""
+        """Return all items on every rank, in the order that they had before `share`."""
         if self.size == 1:
             return share
         shares: list[list[Any]] = [[] for _ in range(self.size)]
@@ -66,12 +66,12 @@ class World:
 
 
 def is_sharded(module: torch.nn.Module) -> bool:
-    """Say whether the ranks hold a piece of each weight (DeepSpeed's ZeRO 3), so that each call waits for them all."""
+    """Say whether each rank holds a piece of every weight (DeepSpeed's ZeRO 3), so that a call waits for all ranks."""
     return any(hasattr(parameter, "ds_id") for parameter in module.parameters())
 
 
 def calls_of(module: torch.nn.Module, needed: int) -> int:
-    """Return how often this rank calls a module that it needs `needed` times: all ranks alike, if it is sharded."""
+    """Return how often to call a module that this rank needs `needed` times: equal on all ranks if it is sharded."""
     if not is_sharded(module):
         return needed
     most = torch.tensor(needed, device=next(module.parameters()).device)

@@ -58,7 +58,7 @@ class Engine(Protocol):
 def resolve_precision(precision: str, device: torch.device) -> str:
     """Return fp32, bf16 or fp16: `auto` is the fastest the hardware computes natively."""
     if precision == "fp16" and device.type == "cpu":
-        print("note: a CPU computes no fp16; this run is in fp32", file=sys.stderr)
+        print("note: fp16 is not supported on a CPU; this run uses fp32", file=sys.stderr)
         return "fp32"
     if precision != "auto":
         return precision
@@ -118,7 +118,7 @@ class TorchEngine:
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip if self.clip > 0 else torch.inf)
         self.skipped = 0 if torch.isfinite(norm) else self.skipped + 1
-        # fp16 overflows now and then: the scaler skips such a step and lowers its scale. Again and again, it diverged.
+        # fp16 overflows now and then: the scaler skips such a step and lowers its scale. Many in a row mean divergence.
         if self.skipped > (MAX_SKIPPED if self.scaler.is_enabled() else 0):
             raise NonFiniteError("the gradient is not finite")
         self.scaler.step(self.optimizer)  # skipped when fp16 overflowed: the scaler lowers its scale
@@ -161,7 +161,7 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def save_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Write an optimiser's state, one tensor an entry, named `<parameter index>.<entry>`."""
+    """Write an optimiser's state, one tensor per entry, named `<parameter index>.<entry>`."""
     state = optimizer.state_dict()["state"]
     tensors = {f"{index}.{name}": tensor for index, entry in state.items() for name, tensor in entry.items()}
     save_tensors(tensors, folder / "optimizer.safetensors")

@@ -1,4 +1,4 @@
-"""Feature dynamics distillation: what a model would say at its scheduled layers, and how depth changes it."""
+"""Feature dynamics distillation: what a model would predict at its scheduled layers, and how depth changes that."""
 
 import torch
 from torch import Tensor

@@ -90,8 +90,8 @@ class Generator:
     ) -> list[list[int]]:
         """Return each prompt's response ids, its first EOS included if it was produced.
 
-        Every rank gives all prompts and gets all responses, in order. `description` says that this takes long: it asks
-        for a progress bar, and a training may be interrupted between two batches.
+        Every rank passes all prompts and gets all responses, in order. A `description` marks work that takes long: it
+        shows a progress bar, and lets a training be interrupted between two batches.
         """
         uniforms = keyed_uniforms(seed, purpose, step, list(row_ids), self.settings.max_new_tokens)
         return self.respond_with(model, prompts, uniforms, description)

@@ -1,8 +1,8 @@
 """A training that gets SIGTERM or SIGUSR1 finishes its step, writes a checkpoint and ends with exit status 143.
 
-The signal reaches the processes of a run at different moments. So each passes its own word on in an exchange that all
-take part in, and all raise `Interrupted` at the same place: after a step, or between two batches of the work that
-follows one (validation, new responses, the field's refresh).
+The signal reaches the processes of a run at different moments. So all processes exchange whether one received it, and
+all raise `Interrupted` at the same place: after a step, or between two batches of the work that follows one
+(validation, new responses, the field's refresh).
 """
 
 import signal
@@ -15,7 +15,7 @@ from torch import Tensor
 from data_utils.errors import STOP_SIGNALS
 from distillm.distributed import World
 
-FAREWELL = "stopped by a signal after step {}: the same command goes on from there"
+FAREWELL = "stopped by a signal after step {}: the same command continues from there"
 
 
 class Interrupted(Exception):
@@ -46,7 +46,7 @@ def listening() -> Iterator[None]:
 
 
 def request(like: Tensor) -> Tensor:
-    """Return `[1]`, 1 if this process was asked to stop: something to sum with other numbers of one exchange."""
+    """Return `[1]`, 1 if this process was asked to stop, to be summed with other numbers in one exchange."""
     return like.new_tensor([float(_Request.made)])
 
 

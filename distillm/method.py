@@ -17,7 +17,7 @@ PAIR_VERSIONS = ("v1", "v2")
 
 VALID_METHODS = (
     f"lm; <d>, adaptive-<d> or mixed-<d> with <d> one of {', '.join(DIVERGENCE_NAMES)}; "
-    "any of these but lm with -fdd; distillm2-v1, distillm2-v2; any of these but lm with -contra"
+    "any of these except lm with -fdd; distillm2-v1, distillm2-v2; any of these except lm with -contra"
 )
 
 
@@ -61,7 +61,7 @@ class Method:
 
     @property
     def needs_teacher(self) -> bool:
-        """Everything but supervised fine-tuning learns from a teacher."""
+        """Everything except supervised fine-tuning learns from a teacher."""
         return self != Method()
 
     @property

@@ -22,12 +22,12 @@ TRIAL = "### Response:\nSay 3 crêpes, 寿司 …"
 PLAIN_NAME = re.compile(r"[\w.-]+")  # of a module
 WEIGHT_FILE = re.compile(r"[^/\\]+\.(safetensors|bin|safetensors\.index\.json)")  # directly in its folder
 
-transformers_logging.disable_progress_bar()  # a bar a weight shard is noise between our own bars
+transformers_logging.disable_progress_bar()  # one bar per weight shard is noise between our own bars
 
 
 @dataclass
 class HiddenStates:
-    """What one forward pass leaves behind: final states for the head, and the scheduled layers' states."""
+    """The result of one forward pass: final states for the head, and the scheduled layers' states."""
 
     last: Tensor  # [B, T, D], after the final norm
     scheduled: list[Tensor] = field(default_factory=list)  # one [B, T, D] for each scheduled layer
@@ -68,7 +68,7 @@ class SplitModel:
 
     @contextmanager
     def _capture(self, captured: dict[int, Tensor]) -> Iterator[None]:
-        """Keep the outputs of the scheduled blocks while the block is open, and no others."""
+        """Within the `with` block, keep the outputs of the scheduled transformer blocks, and no others."""
 
         def keep(layer: int):
             def hook(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -128,7 +128,7 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
             raise UserError(f"cannot load a tokenizer from {path}: it names a {type(tokenizer).__name__} as its class")
-        tokenizer.decode(tokenizer.encode(TRIAL))  # one of a class that its files are not of fails only here
+        tokenizer.decode(tokenizer.encode(TRIAL))  # a class that does not fit its files fails only here
     if tokenizer.eos_token_id is None:
         raise UserError(f"the tokenizer of {path} has no EOS token; responses could not end")
     if tokenizer.pad_token_id is None:
@@ -144,7 +144,7 @@ def load_causal_lm(
 ) -> nn.Module:
     """Load a causal LM from a folder or the hub; an adapter is merged into the weights unless it is to be trained.
 
-    A `path` that is itself an adapter stands for its base model with it.
+    A `path` that is itself an adapter means its base model with that adapter.
 
     Raises:
         UserError: the path is no checkpoint, or its files are broken or of another shape.
@@ -176,9 +176,9 @@ def weight_bytes(folder: str) -> int:
 
 
 def check_size(config: Any, num_bytes: int, path: str) -> None:
-    """Raise for a model that files of this size cannot hold: making it could take hours, and all of the memory.
+    """Raise for a model that does not fit into files of this size: building it could take hours and all memory.
 
-    A file needs some 50 bytes to name the tensors of a layer, and at least a bit for each weight.
+    A file needs about 50 bytes to name the tensors of a layer, and at least one bit per weight.
     """
     layers = getattr(config, "num_hidden_layers", None) or 0
     too_large = f"{layers:,} layers" if layers * 50 > num_bytes else None
@@ -195,7 +195,7 @@ def check_size(config: Any, num_bytes: int, path: str) -> None:
 
 
 def check_complete(report: Mapping[str, Collection[str]], path: str) -> None:
-    """Raise for weights that Transformers only warns of: the missing would stay random, the others be left out."""
+    """Raise for weights that Transformers only warns of: missing ones would stay random, unknown ones be ignored."""
     if report["missing_keys"]:
         missing = min(report["missing_keys"])
         raise UserError(f"cannot load {path}: its weights lack {missing}, which its configuration asks for")
@@ -318,7 +318,7 @@ def check_max_length(config: Any, max_length: int) -> None:
     """Raise if rows of `max_length` ids have more positions than the model knows."""
     known = getattr(config, "max_position_embeddings", None)
     if known is not None and max_length > known:
-        raise UserError(f"--max-length {max_length} is more than the {known} positions of the model; choose a smaller")
+        raise UserError(f"--max-length {max_length} is more than the {known} positions of the model; lower it")
 
 
 def check_same_tokenizer(student_path: str, teacher_path: str) -> None:
@@ -327,7 +327,7 @@ def check_same_tokenizer(student_path: str, teacher_path: str) -> None:
     if describe_tokenizer(student)["fingerprint"] != describe_tokenizer(teacher)["fingerprint"]:
         raise UserError(
             f"the tokenizers of {student_path} and {teacher_path} differ; distillation compares the two models "
-            "id by id, so choose two models of one tokenizer"
+            "id by id, so choose two models that share a tokenizer"
         )
 
 
@@ -338,7 +338,7 @@ def freeze(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def eval_mode(*modules: nn.Module) -> Iterator[None]:
-    """Keep modules in evaluation mode inside; afterwards each of their parts has its own mode again."""
+    """Within the block, keep modules in evaluation mode; afterwards restore the mode of each submodule."""
     training = [part for module in modules for part in module.modules() if part.training]
     for part in training:
         part.training = False

@@ -30,7 +30,7 @@ class AdaptiveThreshold:
         self.reference: float | None = None
 
     def update(self, dev_loss: float) -> None:
-        """Compare a validation loss with the reference; the first one becomes it."""
+        """Compare a validation loss with the reference; the first loss becomes the reference."""
         if self.reference is None:
             self.reference = dev_loss
         elif dev_loss >= self.reference + self.tolerance:
@@ -132,7 +132,7 @@ class DatasetRows:
 class OnPolicyRows:
     """Replaces the rows of a step by generated or replayed ones.
 
-    All ranks hold the same buffer and take the same decision: one draw a step, for all its micro-batches.
+    All ranks hold the same buffer and make the same decision: one draw per step, for all its micro-batches.
     """
 
     def __init__(

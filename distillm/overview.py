@@ -21,7 +21,7 @@ def overview(
     steps_per_epoch: int,
     world: World,
 ) -> list[str]:
-    """Return at most nine lines; what models and rows are, with where they come from; None: there are none."""
+    """Return at most nine lines; `models` and `rows` map a name to its source and content (None: there is none)."""
     engine = "DeepSpeed" if training.deepspeed else "PyTorch"
     batch, accumulation = training.batch_size, training.gradient_accumulation_steps
     warmup = f", warm-up of {training.warmup_iters} steps" if training.warmup_iters else ""

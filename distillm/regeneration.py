@@ -15,7 +15,7 @@ STATE = "rejected_responses.json"
 
 
 class ResponseRegeneration:
-    """After every `interval` epochs but the last, replace the rejected side of every pair."""
+    """After every `interval` epochs except the last, replace the rejected side of every pair."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class ResponseRegeneration:
         return {"mean_rejected_length": sum(map(len, responses)) / len(responses)}
 
     def export(self, folder: Path) -> None:
-        """Nothing belongs to the model."""
+        """Nothing is exported with the model."""
 
     def save(self, folder: Path) -> None:
         write_json(folder / STATE, self.pairs.rejected)

@@ -36,10 +36,10 @@ class Logger:
         """Record numbers; the record holds plain Python values and a `step`."""
 
     def say(self, line: str) -> None:
-        """Tell the user something that is no number."""
+        """Show the user a line of text."""
 
     def begin(self, overview: Sequence[str], step: int | None, records: int) -> None:
-        """Begin, or go on after `step` with the first `records` records; later ones are forgotten."""
+        """Begin, or continue after `step`: keep the first `records` records and drop later ones."""
 
     def close(self) -> None:
         """Finish writing."""
@@ -69,7 +69,7 @@ class MultiLogger(Logger):
 
 
 class JsonLinesLogger(Logger):
-    """One JSON object a line, appended and flushed at once, so that a killed run keeps its history."""
+    """One JSON object per line, appended and flushed at once, so that a killed run keeps its history."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -101,7 +101,7 @@ def _is_record(line: str) -> bool:
 
 
 class TextLogger(Logger):
-    """One readable line a record, on the terminal and in a file; it keeps what interrupted attempts said."""
+    """One readable line per record, on the terminal and in a file; lines of interrupted attempts are kept."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -210,7 +210,7 @@ def progress(
     rank: int = 0,
     initial: int = 0,
 ) -> tqdm:
-    """Return a progress bar, on rank 0 only; where nobody watches (a file, CI) it speaks twice a minute."""
+    """Return a progress bar, on rank 0 only; without a terminal (a file, CI) it prints twice a minute."""
     interval = 0.2 if sys.stderr.isatty() else 30.0
     return tqdm(
         iterable,

@@ -10,10 +10,10 @@ from data_utils.files import Writing, locked, remove_folder, remove_leftovers, w
 from distillm.distributed import World
 from distillm.run_identity import MODEL_FILES, RECORD, difference, matching, must_agree, read_header
 
-FINISHED = "finished.json"  # written last: the result stands in the folder
-LOCK = "training.log"  # kept by the process that trains here; it is never replaced
+FINISHED = "finished.json"  # written last: the folder holds the result
+LOCK = "training.log"  # locked by the process that trains here; it is never replaced
 STATE = ("checkpoints", "checkpoint", "best")  # folders that a run continues with
-# What may differ between a run and its continuation: nothing of the result depends on it, except for rounding.
+# What may differ between a run and its continuation: the result does not depend on it, except for rounding.
 FREE_OPTIONS = {
     "save",
     "log_interval",
@@ -29,7 +29,7 @@ FREE_OPTIONS = {
 
 
 def is_finished(save: str, header: Mapping[str, Any], resume: str, world: World) -> bool:
-    """Say whether a save folder holds this run, finished; nothing is written, what its last moment left is removed.
+    """Say whether a save folder holds this run, finished; remove training state that is left, but write nothing.
 
     Raises:
         UserError: the folder holds a run with other options, or something that is no run.
@@ -49,14 +49,14 @@ def is_finished(save: str, header: Mapping[str, Any], resume: str, world: World)
     if known:
         _check_same_run(folder, header, finished)
     if finished and world.is_main:
-        with suppress(UserError, OSError), locked(folder / LOCK):  # the process that finished it may be at that, too
+        with suppress(UserError, OSError), locked(folder / LOCK):  # the process that finished it may do the same
             _remove_state(folder)
     return finished
 
 
 @contextmanager
 def open_run(save: str, header: Mapping[str, Any], resume: str, world: World) -> Iterator[None]:
-    """Keep the save folder to this run, ready and with its `args.json`, once all that a run needs is known to be there.
+    """Lock the save folder for this run and write its `args.json`; call it once all that the run needs is loaded.
 
     Raises:
         UserError: another process writes to it.
@@ -79,7 +79,7 @@ def open_run(save: str, header: Mapping[str, Any], resume: str, world: World) ->
 
 
 def _forget(folder: Path) -> None:
-    """Remove what an earlier run left, its model too; `args.json`, which says whose the folder is, is replaced."""
+    """Remove what an earlier run left, its model too, except `args.json`: it identifies the run, and is replaced."""
     _remove_state(folder)
     (folder / FINISHED).unlink(missing_ok=True)
     for path in matching(folder, (*(MODEL_FILES if (folder / RECORD).exists() else ()), "log.jsonl")).values():

@@ -1,4 +1,4 @@
-"""What makes two runs the same: their options, and what the files hold that these name, wherever they lie."""
+"""What makes two runs the same: their options, and the content of the files that these name, whatever the path."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ MODEL_FILES = (
 
 
 def matching(folder: str | Path, patterns: Sequence[str] = MODEL_FILES) -> dict[str, Path]:
-    """Return the files of a folder that match one of the patterns, by name; none of what is no folder."""
+    """Return the files of a folder that match one of the patterns, by name; none if it is not a folder."""
     paths = (path for pattern in patterns for path in sorted(Path(folder).glob(pattern)))
     return {path.name: path for path in paths if path.is_file()}
 
@@ -43,7 +43,7 @@ def model_files(folder: str) -> dict[str, Path]:
     return matching(folder) | below
 
 
-# Of the options that name files: which files a run reads there.
+# For each option that names files: the files that a run reads there.
 INPUTS: dict[str, Callable[[str], dict[str, Path]]] = {
     **dict.fromkeys(("data_dir", "lm_data_dir", "gt_data_dir"), store_files),
     **dict.fromkeys(("model_path", "teacher_model_path"), model_files),
@@ -57,7 +57,7 @@ def input_files(options: Mapping[str, Any]) -> dict[str, dict[str, Path]]:
 
 
 def fingerprint(path: Path) -> str:
-    """Return `<size>:<hash>`, of a whole file up to 64 MiB, of 64 evenly spread blocks of a bigger one."""
+    """Return `<size>:<hash>` of the whole file up to 64 MiB, or of 64 evenly spaced blocks of a larger one."""
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     blocks = min(BLOCKS, -(-size // BLOCK))
@@ -85,12 +85,12 @@ def read_header(record: Path, advice: str) -> dict[str, Any]:
 
 
 def known_parts(header: Mapping[str, Any]) -> set[str]:
-    """Return what a header tells beside options: an evaluation has no precision, an older version knew no inputs."""
+    """Return what a header holds besides options: an evaluation has no precision, older versions had no inputs."""
     return {part for part in ("inputs", "precision") if part in header}
 
 
 def identity(header: Mapping[str, Any], parts: Collection[str]) -> dict[str, Any]:
-    """Return what two headers of the same run share; an option that names files stands for what they hold."""
+    """Return what two headers of the same run share; options that name files are replaced by their content."""
     same = header["arguments"] | {"global batch size": header["global_batch_size"]}
     same |= header["inputs"] if "inputs" in parts else {}
     return same | ({"computed precision": header["precision"]} if "precision" in parts else {})
@@ -108,11 +108,11 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any], matters: Calla
 
 
 def must_agree(header: Mapping[str, Any], free: Collection[str], finished: bool) -> Callable[[str], bool]:
-    """Return what matters to a run that is done or goes on, but for its `free` options.
+    """Return which options must agree for a run to be finished or to resume: all except the `free` ones.
 
-    What goes on must compute as it began; `auto` does not ask that of what is finished, on whatever machine.
+    A resumed run must keep its precision; a finished run with `auto` counts as finished on any machine.
     """
-    ignored = {*free, "precision"}  # a word: what it came to counts
+    ignored = {*free, "precision"}  # the option's word; the precision that it resolved to counts
     if finished and header["arguments"]["precision"] == "auto":
         ignored.add("computed precision")
     return lambda name: name not in ignored
@@ -127,7 +127,7 @@ def other_models(record: Path, header: Mapping[str, Any], names: Collection[str]
 
 
 def note_other_models(record: Path, header: Mapping[str, Any], names: Collection[str], world: World) -> None:
-    """Tell the user, once, of something that was made with other models than this run's: it may be meant."""
+    """Tell the user, once, that something was made with other models than this run's, which may be intended."""
     other = other_models(record, header, names)
     if other and world.is_main:
         print(f"note: {record.parent} was made with {other}", file=sys.stderr)

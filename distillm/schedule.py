@@ -1,4 +1,4 @@
-"""The learning rate as a function of the step (SPEC of every shipped script: cosine, no warm-up)."""
+"""The learning rate as a function of the step (the published scripts: cosine, no warm-up)."""
 
 import math
 

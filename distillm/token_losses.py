@@ -36,7 +36,7 @@ def sum_over_chunks(
     def chunk_sum(*parts: Tensor) -> Tensor:
         return per_token(*parts).sum()
 
-    # ZeRO 3 empties a frozen weight after each call and fills it again in time; the check of shapes looks in between.
+    # ZeRO 3 empties a frozen weight after each call and refills it before the next; the shape check runs in between.
     check = "none" if head is not None and is_sharded(head) else "default"
     total = tensors[0].new_zeros((), dtype=torch.float32)
     for parts in zip(*(tensor.tensor_split(num_chunks, dim=-2) for tensor in tensors), strict=True):

@@ -86,11 +86,11 @@ class TrainerState:
     """What the loop must remember to go on; `step` counts the finished ones."""
 
     step: int = 0
-    work_done: int = 0  # pieces of the work after this step
+    work_done: int = 0  # finished pieces of the work after this step
     records: int = 0  # in the log
     best_score: float | None = None  # of the validations so far, the one before training included
     best_step: int = 0  # 0: nothing has beaten the start yet
-    # What each step since the last log line gives the next one: its terms, then its gradient norm: `[terms + 1]`.
+    # What each step since the last log line adds to the next one: its terms, then its gradient norm: `[terms + 1]`.
     pending: list[Tensor] = field(default_factory=list)
 
     def save(self, folder: Path) -> None:
@@ -132,7 +132,7 @@ class Trainer:
         self.checkpoints = Checkpoints(settings.save / "checkpoints", engine, parts, world)
 
     def fit(self) -> int:
-        """Train from where the newest checkpoint stands, or from the start; return the process's exit status."""
+        """Train from the newest checkpoint, or from the start; return the process's exit status."""
         self.checkpoints.clean()
         latest = self.checkpoints.latest()
         if latest is not None:
@@ -152,7 +152,7 @@ class Trainer:
     def _train(self) -> None:
         state, total = self.state, self.settings.total_steps
         with progress(total=total, initial=state.step, desc="training", rank=self.world.rank) as bar:
-            self._after_step()  # before the first one: a validation; after an interruption: what it cut off
+            self._after_step()  # before the first step: a validation; after an interruption: the unfinished work
             while state.step < total:
                 if self.interrupted:
                     raise Interrupted
@@ -243,7 +243,7 @@ class Trainer:
         )
         return (
             f"step {step} was not taken: {error} ({values}; {rows}, on rank {self.world.rank}); "
-            "the last checkpoint stands: lower --lr, or look at these rows"
+            "the last checkpoint is intact: lower --lr, or look at these rows"
         )
 
     def _autocast(self, function: Callable, *arguments):
@@ -251,7 +251,7 @@ class Trainer:
             return function(*arguments)
 
     def _after_step(self) -> None:
-        """Log, validate, call back and save, as far as it is due; what was done before an interruption is not due."""
+        """Log, validate, run callbacks and save, if due; work that was done before an interruption is not repeated."""
         step, settings = self.state.step, self.settings
         work: list[Callable[[], None]] = [self._log, self._validate]
         work += [partial(self._call_back, callback) for callback in self.callbacks]
@@ -260,7 +260,7 @@ class Trainer:
             piece()
             self.state.work_done += 1
         saves = settings.is_due(settings.save_interval, step) and 0 < step < settings.total_steps
-        if left and saves and not self.interrupted:  # else it is saved already, or as the last thing
+        if left and saves and not self.interrupted:  # otherwise it is saved already, or will be when the run stops
             self.checkpoints.save(step)
 
     def _log(self) -> None:
@@ -310,7 +310,7 @@ class Trainer:
         return self.settings.is_due(interval, self.state.step)
 
     def _record(self, record: dict[str, Any]) -> None:
-        """Log numbers; an epoch is counted as everywhere, in passes over the rows so far."""
+        """Log numbers; `epoch` is the number of passes over the rows so far, as everywhere."""
         step = self.state.step
         self.logger.log({"step": step, "epoch": step / self.settings.steps_per_epoch, **record})
         self.state.records += 1
@@ -337,7 +337,7 @@ class Trainer:
             self._export(best)
         kept = state.best_step if keeps_best else state.step
         if self.world.is_main:
-            # A run killed in here comes back with some files moved already; the rest still lies in `best`.
+            # If the run is killed here, some files are already moved when it resumes; the rest is still in `best`.
             with Writing(save):
                 for file in sorted(best.iterdir()) if best.exists() else []:
                     move_file(file, save / file.name)

@@ -1,4 +1,4 @@
-"""Validation: cross-entropy a response token, and the ROUGE-L of one response to each prompt (SPEC 1.10)."""
+"""Validation: cross-entropy per response token, and the ROUGE-L of one response to each prompt (SPEC 1.10)."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from distillm.objective import cross_entropy_sum
 
 @dataclass(frozen=True)
 class ValidationSettings:
-    """`batch_size` is a rank's; without `generate` only the loss is computed."""
+    """`batch_size` is per rank; without `generate` only the loss is computed."""
 
     batch_size: int
     max_length: int
@@ -50,7 +50,7 @@ class Validator:
         """Return `dev_loss` and, when asked for, `dev_rougeL` and `dev_exact_match`.
 
         Raises:
-            UserError: the loss is not finite; no choice of a model or of on-policy rows could follow from it.
+            UserError: the loss is not finite, so neither a model nor on-policy rows can be chosen by it.
         """
         with eval_mode(student.model):
             scores = {"dev_loss": self._loss(student)}

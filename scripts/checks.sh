@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # What arguments and variables of the environment may hold. Sourced by lib.sh, which checks them before anything reads them:
-# bash runs what stands in a variable that it calculates with.
+# bash executes code in a variable that it uses in arithmetic.
 
-# require_each "NAME..." PATTERN MEANING: each of these variables is empty, or wholly like that.
+# require_each "NAME..." PATTERN MEANING: each of these variables is empty, or matches PATTERN as a whole.
 require_each() {
   local name
   for name in $1; do

@@ -5,7 +5,7 @@
 unset CDPATH # `cd` would look there, and print where it went
 REPOSITORY="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
-# One line on stderr, and out.
+# Prints one line on stderr and exits.
 die() {
   printf '%s: error: %s\n' "${0##*/}" "$*" >&2
   exit 1

@@ -4,7 +4,7 @@
 #
 #   bash <script> [BASE_PATH [MASTER_PORT [GPU_NUM [extra options...]]]]      defaults: . 2012 1
 #
-# Afterwards "$@" holds the extra options only. They go last on every command line, in the place of what the script says.
+# Afterwards "$@" holds only the extra options. They come last on every command line and override the script's options.
 # From the environment:
 #   DRY_RUN=1                            print the command, shell-quoted, as the last line, and run nothing
 #   NNODES, NODE_RANK, MASTER_ADDR       training on several nodes (GPU_NUM processes on each), on a shared file system
@@ -49,7 +49,8 @@ execute() {
   PYTHONPATH="$(cd "$BASE_PATH" && pwd)${PYTHONPATH:+:$PYTHONPATH}" attend "$@"
 }
 
-# launch ENTRY_SCRIPT OPTION...: one process is started directly, several by torchrun; of an option given twice the last counts.
+# launch ENTRY_SCRIPT OPTION...: starts one process directly, several with torchrun. If an option is given twice, the
+# last one counts.
 launch() {
   local command=(python3)
   if ((GPU_NUM > 1 || NNODES > 1)); then
@@ -81,7 +82,8 @@ is_hub_id() {
   [[ "$1" =~ ^[A-Za-z0-9][^/]*(/[^/]+)?$ && ! -e "$1" ]]
 }
 
-# stands FOLDER: it holds a file that a script writes when it has finished; a training's folder says so itself.
+# stands FOLDER: true if it holds a file that a script writes when it has finished; a training's folder needs
+# finished.json as well.
 stands() {
   local last
   [[ ! -f "$1/args.json" || -f "$1/finished.json" ]] || return 1
@@ -170,7 +172,7 @@ generate_pairs() {
 
 # ---- training ----------------------------------------------------------------------------------------------------
 # These read the path variables CKPT, TEACHER_CKPT, DATA_DIR, LM_DATA_DIR, PAIR_DATA_DIR, VELOCITY_FIELD_PATH, SAVE_PATH,
-# and with LoRA PEFT_CKPT, the adapter that goes on training (none: a fresh one), and TEACHER_PEFT_CKPT.
+# and with LoRA PEFT_CKPT, the adapter to continue training (none: a fresh one), and TEACHER_PEFT_CKPT.
 
 # What a family adds to every training, every distillation, every velocity field; a script says what differs.
 FAMILY_OPTIONS=()
@@ -322,7 +324,7 @@ full_path() {
   printf '%s' "$path"
 }
 
-# below FOLDER PATH: the way from one to the other, whatever links either is named through; fails if there is none.
+# below FOLDER PATH: prints PATH relative to FOLDER, whatever links either contains; fails if PATH is not below FOLDER.
 below() {
   local folder path parent
   folder="$(full_path "$1")"
@@ -378,7 +380,7 @@ evaluate_on() {
 }
 
 # evaluate_adapter "SET..." NAME ADAPTER BASE_MODEL OPTION...: the same for an adapter. Its results are named after the
-# adapter, as those of any checkpoint; NAME is what the line says that announces them.
+# adapter, like those of any checkpoint; NAME is only a label in the line that announces them.
 evaluate_adapter() {
   local NAME="${2:-}" ADAPTER="${3:-}" BASE_MODEL="${4:-}" path folder
   [[ -n "$NAME" && -n "$ADAPTER" && -n "$BASE_MODEL" ]] ||

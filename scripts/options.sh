@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # What the options of a command line say. Sourced by lib.sh.
 
-# keep_last OPTION...: sets OPTIONS to these; of an option given several times the last stays, with its values.
+# keep_last OPTION...: sets OPTIONS to these; if an option is given several times, the last one stays, with its values.
 keep_last() {
   local index name seen=" " words=()
   OPTIONS=()
@@ -10,7 +10,7 @@ keep_last() {
     [[ "${!index}" == --* ]] || continue
     name="${!index%%=*}"
     name="${name//_/-}"
-    name="${name/#--no-/--}" # --no-do-sample takes back --do-sample
+    name="${name/#--no-/--}" # --no-do-sample overrides --do-sample
     [[ "$seen" == *" $name "* ]] || OPTIONS=("${words[@]}" "${OPTIONS[@]}")
     seen+="$name "
     words=()
@@ -26,7 +26,7 @@ count_of() {
 }
 
 # warn_of_another_batch OPTION...: the script's options, then the user's USER_OPTIONS. The recipe's learning rate belongs to
-# the batch that the script says, on one GPU.
+# the script's batch on one GPU.
 warn_of_another_batch() {
   local processes=$((GPU_NUM * NNODES)) script=("${@:1:$#-USER_OPTIONS}") size accumulation recipe advice
   recipe=$(($(count_of batch-size "${script[@]}") * $(count_of gradient-accumulation-steps "${script[@]}")))

@@ -57,7 +57,7 @@ note_command() {
   MADE_WITH="$(given_variables)${words[*]}"
 }
 
-# given_variables: NAME=VALUE of what these scripts read from the environment, where it is not what it would be unset.
+# given_variables: NAME=VALUE for each variable that these scripts read from the environment, if it is not the default.
 given_variables() {
   local name names common="$BASE_PATH/scripts/$FAMILY/common.sh"
   names="$(grep -hoE '\$\{[A-Z_]+:?-' "$0" "$BASE_PATH"/scripts/{lib,defaults,runs,report}.sh "$common" | tr -cd 'A-Z_\n' | sort -u)"
@@ -68,7 +68,7 @@ given_variables() {
   done
 }
 
-# default_of NAME: its value without the user; a word that no one sets where there is none.
+# default_of NAME: its value if the user does not set it; "(unset)", which nobody would set, if it has none.
 default_of() {
   unset "$1"
   # shellcheck disable=SC1090

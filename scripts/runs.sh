@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # What the scripts of runs/ are made of; sourced by lib.sh.
 # A family's common.sh says with `row` which models it knows; a run names those of its table, and what they need is made.
-# One-time steps are skipped when their output stands; a dry run shows them all.
+# One-time steps are skipped if their output exists; a dry run shows them all.
 
 EVALUATION_SETS="dolly self_inst vicuna sinst uinst"
 
@@ -48,7 +48,7 @@ choose_rows() {
   done
 }
 
-# needed WHAT: some chosen row is made with it.
+# needed WHAT: true if some chosen row needs it.
 needed() {
   local name
   for name in "${CHOSEN[@]}"; do
@@ -59,13 +59,13 @@ needed() {
 
 # ---- training seeds ----------------------------------------------------------------------------------------------
 
-# The seeds that scripts say themselves go by this one's name, and their results lie in RESULTS_DIR; those of another of
-# the user's SEEDS lie in RESULTS_DIR/seed-<seed>, and its response pairs below RESPONSE_DIR. All share one teacher.
+# This seed means the seeds that are written in the scripts; their results are in RESULTS_DIR. The results of any other
+# of the user's SEEDS are in RESULTS_DIR/seed-<seed>, and its response pairs below RESPONSE_DIR. All share one teacher.
 OWN_SEED=10
-MORE_OWN_SEEDS=() # what else scripts of the family say
+MORE_OWN_SEEDS=() # the other seeds in scripts of the family
 SEED_OPTIONS=()
 
-# check_seeds OPTION...: of one training too many of a kind, or of none, no table could tell.
+# check_seeds OPTION...: refuses SEEDS that would count one training twice, or that contradict options or variables.
 check_seeds() {
   local seed seen=()
   [[ -n "${SEEDS:-}" ]] || return 0
@@ -145,7 +145,7 @@ train_alone() {
   ! needed student || prepare_student "$@"
 }
 
-# What each seed trains with it; a method and its CONTRA do not depend on each other.
+# What each seed trains with a teacher; a method and the same method with CONTRA do not depend on each other.
 distill_rows() {
   local name scripts=()
   set -- "$@" "${SEED_OPTIONS[@]}"
@@ -169,7 +169,7 @@ step() {
   attend bash "$BASE_PATH/scripts/$FAMILY/$1" "$BASE_PATH" "$MASTER_PORT" "$GPU_NUM" "${@:2}"
 }
 
-# once FOLDER SCRIPT OPTION...: a script or function that writes FOLDER, unless that stands or is a model on the Hub.
+# once FOLDER SCRIPT OPTION...: a script or function that writes FOLDER, unless that exists or is a model on the Hub.
 once() {
   if ! dry_run && { stands "$1" || is_hub_id "$1"; }; then
     printf '\n== %s stands: %s is skipped\n' "$1" "$2" >&2
@@ -196,7 +196,7 @@ in_turn() {
   done
 }
 
-# How what does not depend on each other is trained: in_turn, or together where one training leaves cores idle.
+# How independent trainings run: in_turn, or together if one training leaves cores idle.
 SIDE_BY_SIDE=in_turn
 
 # together "COMMAND..." OPTION...: functions, or scripts of this family, that do not depend on each other, at the same time,
@@ -230,12 +230,12 @@ function_or_step() {
   fi
 }
 
-# on_first_node COMMAND...: what is one node's work.
+# on_first_node COMMAND...: runs it on the first node only.
 on_first_node() {
   ((NODE_RANK > 0)) || NNODES=1 "$@"
 }
 
-# once_on_first_node FOLDER SCRIPT OPTION...: once, as one node's work; the others wait for the folder.
+# once_on_first_node FOLDER SCRIPT OPTION...: once, on the first node only; the others wait for the folder.
 once_on_first_node() {
   on_first_node once "$@"
   dry_run || stands "$1" || printf '\n== waiting for the first node to write %s\n' "$1" >&2
@@ -254,8 +254,8 @@ prepare_data() {
   fi
 }
 
-# The teacher is the user's, or what the family's row Teacher says. With LoRA it is an adapter, and an empty
-# TEACHER_PEFT_CKPT says that it is a whole model.
+# The teacher is the user's, or the one in the family's row Teacher. With LoRA it is an adapter; an empty
+# TEACHER_PEFT_CKPT means that it is a whole model.
 TEACHER_VARIABLE=TEACHER_CKPT
 
 whole_teacher() {
@@ -276,7 +276,7 @@ prepare_teacher() {
   fi
 }
 
-# The student's base model stands, unless a family trains it, once for all seeds.
+# The student's base model exists already, unless a family trains it, once for all seeds.
 prepare_student_base() {
   :
 }

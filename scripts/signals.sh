@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# What a signal to a script does: it reaches what the script has started; the script waits for that, and ends. Sourced by
-# environment.sh.
+# What a signal to a script does: it is passed on to the commands that the script has started; the script waits for them
+# and ends. Sourced by environment.sh.
 
 # start COMMAND...: in the background. In a process group of its own, so that a signal to the script's whole group reaches
 # it once, through `stop`: torchrun leaves its processes alone when it hears a second one.
@@ -10,13 +10,14 @@ start() {
   set +m
 }
 
-# attend COMMAND...: starts it and waits for it. While a command runs in its foreground, bash does not hear a signal.
+# attend COMMAND...: starts it and waits for it. While a command runs in the foreground, bash handles no signal.
 attend() {
   start "$@"
   wait "$!"
 }
 
-# stop NUMBER: passes on that signal NUMBER came, and leaves as one leaves on it. Always SIGTERM: torchrun hands on no other.
+# stop NUMBER: after signal NUMBER, stops what was started and exits with 128 + NUMBER. It always sends SIGTERM:
+# torchrun passes no other signal on.
 stop() {
   local group
   trap '' HUP INT QUIT TERM USR1

@@ -1,4 +1,4 @@
-"""The command lines of the tools: help is the module's docstring, errors are one line, nobody's files are replaced."""
+"""The command lines of the tools: help is the module's docstring, errors are one line, only own output is replaced."""
 
 import argparse
 from collections.abc import Sequence

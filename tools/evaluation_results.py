@@ -119,7 +119,7 @@ def add_result_options(parser: ToolParser) -> None:
     )
     parser.add_argument("--data-names", nargs="+", help="test sets; default: all that any row has")
     parser.add_argument("--seeds", nargs="+", type=int, help="sampling seeds; default: all that any row has")
-    parser.add_argument("--max-length", type=int, help="that of the evaluation; needed where results of several exist")
+    parser.add_argument("--max-length", type=int, help="that of the evaluation; needed if there are results of several")
 
 
 def open_rows(
@@ -145,7 +145,7 @@ def open_rows(
         for name, paths in folders.items()
     ]
     for row in rows:
-        _ = row.columns  # a missing result is said before anything else is compared
+        _ = row.columns  # report a missing result before comparing anything else
     check_comparable(every_run(rows))
     return rows
 
@@ -176,7 +176,7 @@ def only_max_length(found: set[int]) -> int:
 
 
 def check_comparable(evaluations: Sequence[Evaluation]) -> None:
-    """Raise if a run's results are of several models, or runs of several options or, in one set, of several data."""
+    """Raise if one run has results of several models, or if runs differ in options or, within a set, in data."""
     firsts: dict[str, tuple[str, dict[str, Any]]] = {}
     for evaluation in evaluations:
         for data_name, seed in product(evaluation.sets, evaluation.seeds):
@@ -218,7 +218,7 @@ def check_same_prompts(evaluations: Sequence[Evaluation], data_name: str) -> Non
 
 
 def parting(*texts: str) -> list[str]:
-    """Return of different texts what stands around the first place where they differ."""
+    """Return the part of each text around the first place where they differ."""
     place = next(index for index, letters in enumerate(zip_longest(*texts)) if len(set(letters)) > 1)
     return [text[max(0, place - 20) : place + 20] for text in texts]
 
@@ -229,7 +229,7 @@ def _in_known_order(names: set[str]) -> list[str]:
 
 
 def spread_is_over_runs(rows: Sequence[Row]) -> bool:
-    """Whether a cell's ± tells runs apart; with one run of each row it tells sampling seeds apart."""
+    """Say whether a cell's ± is over training runs; with one run in each row it is over sampling seeds."""
     return any(len(row.runs) > 1 for row in rows)
 
 

@@ -3,7 +3,7 @@
     python3 tools/generate_responses.py --data data/dolly/train.jsonl --model-path results/gpt2/train/sft/gpt2-xlarge \\
         --output data/distillm2/gpt2/generated_train_teacher.jsonl
 
-Output: one line a row of the input, in order: `prompt`, `generated_text`. Under torchrun every rank answers its share.
+Output: one line per input row, in order: `prompt`, `generated_text`. Under torchrun every rank answers its share.
 A killed run continues with the first row that it had not written; `<output>.args.json` says what it was made of, so
 that other options, weights or prompts are refused. `--vllm` uses vLLM, where that is installed: in one process, on a
 whole model, and without --no-repeat-ngram-size, which vLLM lacks.
@@ -44,7 +44,7 @@ from distillm.models import freeze, load_causal_lm, load_tokenizer, split_checkp
 from distillm.reporting import progress, run_header
 from distillm.run_identity import STUDENT, difference, input_files, must_agree, read_header
 
-# Batches on every rank between two writes: what a killed run loses at most.
+# Batches on every rank between two writes: the most that a killed run loses.
 BATCHES_PER_ROUND = 4
 # Options that change no response.
 FREE_OPTIONS = {"output", "eval_batch_size"}
@@ -52,7 +52,7 @@ FREE_OPTIONS = {"output", "eval_batch_size"}
 
 @dataclass
 class ResponseArguments:
-    """Whose responses to which prompts."""
+    """Which model answers which prompts."""
 
     data: str = option("", "instruction file (jsonl)")
     output: str = option("", "file to write (jsonl)")
@@ -93,7 +93,7 @@ def main() -> None:
     if output.exists() or partial.exists():
         check_same_responses(record, header, output)
     if output.exists():
-        print(f"{output} stands: nothing to do")
+        print(f"{output} exists: nothing to do")
         leave_world(world)
         return
     make = vllm_responder if arguments.vllm else transformers_responder
@@ -157,7 +157,7 @@ def check_same_responses(record: Path, header: dict[str, Any], output: Path) -> 
 def resume(partial: Path, prompts: list[str], world: World, round_size: int = 1) -> int:
     """Return how many rows an interrupted run has written in whole rounds; the rest is cut off.
 
-    So every row has the same batch as in a run without interruption: in bf16 its response may depend on that.
+    This way every row is in the same batch as without an interruption: in bf16 its response may depend on that.
     """
     complete = partial.read_bytes().split(b"\n")[:-1]
     try:

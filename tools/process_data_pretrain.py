@@ -3,7 +3,7 @@
     python3 tools/process_data_pretrain.py --data-dir data/openwebtext --model-path gpt2 --train-num 22870 \\
         --processed-data-dir processed_data/openwebtext/gpt2/512/22.87K
 
-reads data.txt of the data folder, one document a line, newlines inside it written `<@x(x!>`. Documents
+reads data.txt of the data folder, one document per line, newlines inside it written `<@x(x!>`. Documents
 are encoded, EOS is put after each, and all are cut into chunks of exactly --max-length tokens: the first
 --dev-num for validation, the next --train-num for training. Of a corpus too small for both, at most
 5 % go to validation.
@@ -82,7 +82,7 @@ def read_chunks(options: Any, source: Path, tokenizer: Any, dtype: np.dtype) -> 
 
 
 def write_split(prefix: Path, chunks: list[np.ndarray], dtype: np.dtype) -> dict[str, int]:
-    """Write the store of one split: what it came to."""
+    """Write the store of one split; return its counts."""
     with IndexedDatasetWriter(prefix, dtype) as store:
         for chunk in chunks:
             store.add(chunk)

@@ -47,7 +47,7 @@ def processing_parser(description: str | None) -> ToolParser:
     parser.add_argument("--max-length", type=positive, default=512, help="tokens of a training row")
     parser.add_argument("--train-num", type=count_or_all, default=None, help="rows at most, -1 = all")
     parser.add_argument("--dev-num", type=count_or_all, default=1000, help="rows at most, -1 = all")
-    parser.add_argument("--data-process-workers", type=positive, default=32, help="processes, at most one a core")
+    parser.add_argument("--data-process-workers", type=positive, default=32, help="processes, at most one per core")
     return parser
 
 

@@ -2,7 +2,7 @@
 
     python3 tools/prune_depth.py --model-path HuggingFaceTB/SmolLM2-135M-Instruct --num-layers 10 --save small
 
-Works for every Hugging Face causal LM whose blocks stand in one list. The result is an ordinary model folder
+Works for every Hugging Face causal LM whose blocks are in one list. The result is an ordinary model folder
 with the tokenizer; it is loaded once, and its key-value cache tried, before it appears under its name.
 """
 

@@ -1,4 +1,4 @@
-"""Say how models were trained, as the records in their save folders tell."""
+"""Say how models were trained, according to the records in their save folders."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -53,7 +53,7 @@ row "SFT" sft/smollm2-64M sft/sft_student.sh
 row "DistiLLM" distillm/64M_135M distillm/train.sh teacher student
 row "DistiLLM + CONTRA" contra/distillm/64M_135M distillm/contra.sh teacher student velocity_field
 
-# The data have no default size on disk to stand for: they are processed anew, which takes seconds.
+# Sizes may differ from run to run, so existing data are not reused: they are processed again, which takes seconds.
 prepare_data() {
   [[ -f "$RAW_DATA_DIR/train.jsonl" ]] || on_first_node tool get_instruction_data.py --data-dir "$BASE_PATH/data"
   on_first_node step tools/hold_out_test_rows.sh

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# FDD: reverse KL, and what the scheduled layers would say, and how that changes from layer to layer.
+# FDD: reverse KL, plus what the scheduled layers would predict and how that changes from layer to layer.
 set -euo pipefail
 source "$(dirname "$0")/../common.sh"
 
