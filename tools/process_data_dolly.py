@@ -5,8 +5,9 @@
 
 reads train.jsonl and dev.jsonl of the data folder when both exist, else raw.jsonl, whose first --dev-num
 rows are the validation split. A record's own `prompt` is used as it is; one without gets the template. A prompt
-above --max-prompt-length loses its middle, a row above --max-length the end of its response; both are counted. Writes {train,valid}_0.{bin,idx}, {train,valid}.jsonl, meta.json: all or none.
-The same input and options give the same bytes, with any number of workers.
+above --max-prompt-length loses its middle, a row above --max-length the end of its response; both are counted.
+Writes {train,valid}_0.{bin,idx}, {train,valid}.jsonl, meta.json: all or none. The same input and options give
+the same bytes, with any number of workers.
 """
 
 import json
