@@ -1,4 +1,4 @@
-"""CONTRA's part of the objective (SPEC 1.8, stage 2)."""
+"""CONTRA's part of the objective (docs/methods.md, stage 2)."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""Stage 1 and refresh: the loop that trains velocity field and projector on frozen models (SPEC 1.8)."""
+"""Stage 1 and refresh: the loop that trains velocity field and projector on frozen models (docs/methods.md)."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""All micro-batches of one optimiser step, prepared before its first backward pass (SPEC 1.2)."""
+"""All micro-batches of one optimiser step, prepared before its first backward pass (docs/methods.md)."""
 
 import sys
 from collections.abc import Callable, Sequence

@@ -109,7 +109,7 @@ def gradual_beta(step: int, total_steps: int) -> float:
 
 
 class ContrastiveTerm:
-    """DistiLLM-2's part of the objective; a batch holds P chosen rows, then P rejected ones (SPEC 1.6)."""
+    """DistiLLM-2's part of the objective; a batch holds P chosen rows, then P rejected ones (docs/methods.md)."""
 
     name, source, needs_teacher = "distillm2", "instruction", True
 

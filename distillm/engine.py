@@ -1,6 +1,6 @@
 """One optimiser step, behind one interface: plain torch, or DeepSpeed when a configuration is given.
 
-The losses that `backward` receives are already divided by the normaliser of the whole step (SPEC 1.2), so the
+The losses that `backward` receives are already divided by the normaliser of the whole step (docs/methods.md), so the
 gradient of a step is the *sum* over its micro-batches and ranks.
 """
 

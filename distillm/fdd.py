@@ -36,7 +36,7 @@ def fdd_loss(student_logits: Tensor, teacher_logits: Tensor, mask: Tensor, tempe
 
 
 class FeatureDynamicsTerm:
-    """FDD's part of the objective: on attention-mask tokens, prompt included (SPEC 1.5)."""
+    """FDD's part of the objective: on attention-mask tokens, prompt included (docs/methods.md)."""
 
     name, source, needs_teacher = "fdd", "instruction", True
 

@@ -1,4 +1,4 @@
-"""One loss out of several terms, with one rule for the normaliser (SPEC 1.2).
+"""One loss out of several terms, with one rule for the normaliser (docs/methods.md).
 
     L = Σ_terms weight · (sum over the term's valid items) / max(1, number of valid items in the whole step)
 
@@ -69,7 +69,7 @@ class CrossEntropyTerm:
 
 
 class DivergenceTerm:
-    """A divergence between teacher and student predictions on the response tokens (SPEC 1.3)."""
+    """A divergence between teacher and student predictions on the response tokens (docs/methods.md)."""
 
     source, needs_teacher = "instruction", True
 

@@ -1,4 +1,4 @@
-"""On-policy sampling: when the student generates, the replay buffer, and the adaptive threshold (SPEC 1.4)."""
+"""On-policy sampling: when the student generates, the replay buffer, and the adaptive threshold (docs/methods.md)."""
 
 import json
 from collections import deque

@@ -1,4 +1,4 @@
-"""DistiLLM-2's refresh: after some epochs the current student writes the rejected responses anew (SPEC 1.6)."""
+"""DistiLLM-2's refresh: after some epochs the current student writes the rejected responses anew (docs/methods.md)."""
 
 import json
 from pathlib import Path

@@ -17,7 +17,7 @@ def make_terms(
     teacher: SplitModel | None,
     corpus: bool,
 ) -> list[Term]:
-    """Return the terms of SPEC 1.2, except those of add-ons; a term of weight 0 is left out."""
+    """Return the terms of the loss (docs/methods.md), except those of add-ons; a term of weight 0 is left out."""
     ratio = arguments.kd_ratio if method.needs_teacher else 0.0
     terms: list[Term] = []
     if ratio < 1:

@@ -1,4 +1,4 @@
-"""Validation: cross-entropy per response token, and the ROUGE-L of one response to each prompt (SPEC 1.10)."""
+"""Validation: cross-entropy per response token, and the ROUGE-L of one response to each prompt."""
 
 import math
 from collections.abc import Sequence

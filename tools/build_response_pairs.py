@@ -1,4 +1,4 @@
-"""Join teacher and student responses row by row into DistiLLM-2's pairs (SPEC 3.4).
+"""Join teacher and student responses row by row into DistiLLM-2's pairs.
 
     python3 tools/build_response_pairs.py --responses data/distillm2/gpt2 --output data/distillm2/gpt2/formatted
 

@@ -1,4 +1,4 @@
-"""Answer every prompt of an instruction file: the responses that DistiLLM-2's pairs are made of (SPEC 3.4).
+"""Answer every prompt of an instruction file: the responses that DistiLLM-2's pairs are made of.
 
     python3 tools/generate_responses.py --data data/dolly/train.jsonl --model-path results/gpt2/train/sft/gpt2-xlarge \\
         --output data/distillm2/gpt2/generated_train_teacher.jsonl

@@ -1,4 +1,4 @@
-"""The loss of a whole step against SPEC 1.2, 1.3 and 1.8 written out in float64 on full logits."""
+"""The loss of a whole step against docs/methods.md written out in float64 on full logits."""
 
 import copy
 from functools import lru_cache
@@ -126,7 +126,7 @@ def reference_alignment(student, rows, step_size):
 
 
 def reference_loss(name, kd_ratio, corpus, student, teacher):
-    """SPEC 1.2: (1 - kd_ratio) CE + kd_ratio (L_output + contra_weight L_CONTRA) + lm_coef CE(corpus)."""
+    """(1 - kd_ratio) CE + kd_ratio (L_output + contra_weight L_CONTRA) + lm_coef CE(corpus)."""
     method = Method.parse(name)
     if not method.needs_teacher:
         return reference_cross_entropy(student, ROWS)

@@ -1,4 +1,4 @@
-"""FDD's and DistiLLM-2's terms against SPEC 1.5 and 1.6 written out in float64 on full logits."""
+"""FDD's and DistiLLM-2's terms against docs/methods.md written out in float64 on full logits."""
 
 import copy
 
@@ -92,7 +92,7 @@ def reference_pairs(version, beta, student, teacher, pairs):
 
 
 def reference_fdd(student, teacher, rows, student_layers, teacher_layers):
-    """SPEC 1.5: each model's own head on scheduled states, without final norm; prompt tokens count too."""
+    """Each model's own head on scheduled states, without final norm; prompt tokens count too."""
     values = []
     for row in rows:
         ids = torch.tensor([(row.prompt + row.response)[:-1]])
