@@ -30,14 +30,16 @@ from data_utils.files import atomic_folder, write_json
 from data_utils.instructions import EVALUATION_SETS, load_evaluation_set, references
 from data_utils.prompts import encode_prompt
 from data_utils.randomness import keyed_uniforms
-from distillm.arguments import DecodingArguments, merged, option, parse_arguments, require_count, require_positive
+from distillm.arguments import DecodingArguments, option, require_count, require_positive
 from distillm.distributed import join_world, leave_world
 from distillm.engine import DTYPES, PRECISIONS, autocast, resolve_precision
 from distillm.generation import DecodingSettings, Generator
 from distillm.metrics import mean_scores, score_rows
-from distillm.models import check_max_length, freeze, load_causal_lm, load_tokenizer, split_checkpoint
+from distillm.models import check_max_length, load_causal_lm, load_tokenizer, split_checkpoint
+from distillm.option_parser import merged, parse_arguments
 from distillm.reporting import format_record, run_header
 from distillm.run_identity import STUDENT, difference, fingerprint, input_files, read_header
+from distillm.split_model import freeze
 
 # Prompts that are answered before their results are written: the most that a killed evaluation loses.
 PROMPTS_PER_ROUND = 20_000

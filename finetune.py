@@ -23,7 +23,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from contra.field_files import load_field
+from contra.field_files import check_field_models, load_field
 from contra.term import AlignmentTerm
 from contra.training import FieldRefresh, FieldSettings, FieldTrainer
 from data_utils.batching import Row
@@ -41,9 +41,6 @@ from distillm.arguments import (
     PairArguments,
     TrainingArguments,
     VelocityFieldArguments,
-    merged,
-    names_of,
-    parse_arguments,
 )
 from distillm.batches import StepBatches
 from distillm.deepspeed_engine import DeepSpeedEngine, load_config
@@ -52,18 +49,21 @@ from distillm.engine import Engine, TorchEngine, resolve_precision
 from distillm.generation import DecodingSettings, Generator
 from distillm.layer_schedule import layer_schedule
 from distillm.method import Method
-from distillm.models import SplitModel, load_tokenizer
+from distillm.models import load_tokenizer
 from distillm.objective import Objective, Term
 from distillm.on_policy import AdaptiveThreshold, DatasetRows, OnPolicyRows, OnPolicySettings, ReplayBuffer
+from distillm.option_parser import assembled, merged, names_of, parse_arguments
 from distillm.option_use import check_option_use, check_save_folder
 from distillm.overview import overview
 from distillm.regeneration import ResponseRegeneration
 from distillm.reporting import make_logger, run_header
 from distillm.run_folder import is_finished, open_run
-from distillm.run_identity import RECORD, STUDENT, TEACHER, input_files, note_other_models, other_models
+from distillm.run_identity import STUDENT, TEACHER, input_files, note_other_models
 from distillm.setup import first_rows, load_pairs, load_rows, load_student, load_teacher, step_batches
+from distillm.split_model import SplitModel
 from distillm.terms import make_terms
-from distillm.trainer import EpochEnd, Trainer, TrainerSettings
+from distillm.trainer import EpochEnd, Trainer
+from distillm.trainer_state import TrainerSettings
 from distillm.validation import ValidationSettings, Validator
 
 
@@ -85,19 +85,7 @@ class Arguments:
     @classmethod
     def parse(cls) -> tuple["Arguments", Method]:
         every, given = parse_arguments(TRAINING_OPTIONS, __doc__ or "", names_of([VelocityFieldArguments]))
-        part = {type(part): part for part in every}
-        arguments = cls(
-            model=part[ModelArguments],
-            data=part[DataArguments],
-            training=part[TrainingArguments],
-            decoding=part[DecodingArguments],
-            distillation=part[DistillationArguments],
-            on_policy=part[OnPolicyArguments],
-            pairs=part[PairArguments],
-            layer_pairs=part[LayerPairArguments],
-            contra=part[ContraArguments],
-            logging=part[LoggingArguments],
-        )
+        arguments = assembled(cls, every)
         method = Method.parse(arguments.distillation.type)
         check_option_use(method, merged(every), given)
         check_save_folder(arguments.options())
@@ -148,7 +136,8 @@ def setup(arguments: Arguments, method: Method, precision: str, world: World, he
     models = setup_models(arguments, method, precision, world)
     rows, corpus_rows = setup_data(arguments, method, models)
     batches = step_batches(rows, training, arguments.data.max_length, models.tokenizer, world)
-    settings = trainer_settings(training, arguments, batches.steps_per_epoch, precision)
+    log_gradients = arguments.distillation.log_term_gradients
+    settings = TrainerSettings.of_run(training, batches.steps_per_epoch, precision, log_gradients)
     engine = setup_engine(arguments, models.student, precision, world)
     generator = setup_generator(arguments, models.tokenizer, world)
     terms = make_terms(
@@ -300,18 +289,6 @@ def setup_validator(arguments: Arguments, models: Models, generator: Generator, 
     return Validator(dataset, num_rows, models.tokenizer, generator, settings, world)
 
 
-def check_field_models(contra: ContraArguments, header: dict, world: World) -> None:
-    """Raise if the field was trained for another teacher; another student may be intended and only causes a note."""
-    for folder in filter(None, (contra.velocity_field_path, contra.projector_path)):
-        other_teacher = other_models(Path(folder) / RECORD, header, TEACHER)
-        if other_teacher:
-            raise UserError(
-                f"{folder} was trained with {other_teacher}; train the velocity field for this teacher, "
-                f"or remove {Path(folder) / RECORD} if it is the same one"
-            )
-        note_other_models(Path(folder) / RECORD, header, STUDENT, world)
-
-
 def setup_contra(
     arguments: Arguments, models: Models, batches: StepBatches, settings: TrainerSettings, world: World
 ) -> tuple[Term, FieldRefresh]:
@@ -336,27 +313,6 @@ def setup_contra(
     optimisation = FieldSettings.of_run(training, total_steps, settings.precision)
     trainer = FieldTrainer(velocity_field, projector, models.student, teacher, optimisation, world)
     return term, FieldRefresh(trainer, batches, contra.velocity_epochs, contra.velocity_update_interval)
-
-
-def trainer_settings(
-    training: TrainingArguments, arguments: Arguments, steps_per_epoch: int, precision: str
-) -> TrainerSettings:
-    return TrainerSettings(
-        save=Path(training.save),
-        total_steps=training.total_iters or training.epochs * steps_per_epoch,
-        steps_per_epoch=steps_per_epoch,
-        seed=training.seed,
-        precision=precision,
-        lr=training.lr,
-        lr_min=training.lr_min,
-        warmup_iters=training.warmup_iters,
-        lr_decay_style=training.lr_decay_style,
-        log_interval=training.log_interval,
-        eval_interval=training.eval_interval,
-        save_interval=training.save_interval,
-        only_save_last=training.only_save_last,
-        log_term_gradients=arguments.distillation.log_term_gradients,
-    )
 
 
 if __name__ == "__main__":

@@ -43,9 +43,6 @@ from distillm.arguments import (
     ModelArguments,
     TrainingArguments,
     VelocityFieldArguments,
-    merged,
-    names_of,
-    parse_arguments,
 )
 from distillm.batches import StepBatches
 from distillm.checkpoint import HASHES, check_hashes, write_hashes
@@ -53,13 +50,15 @@ from distillm.distributed import World, join_world, leave_world
 from distillm.engine import resolve_precision
 from distillm.interruption import FAREWELL, Interrupted, listening
 from distillm.layer_schedule import layer_schedule
-from distillm.models import SplitModel, freeze, load_tokenizer
+from distillm.models import load_tokenizer
+from distillm.option_parser import assembled, merged, names_of, parse_arguments
 from distillm.option_use import check_save_folder, warn_of_ignored
 from distillm.overview import describe_end, overview
 from distillm.reporting import Logger, make_logger, progress, run_header
 from distillm.run_folder import FINISHED, is_finished, open_run
 from distillm.run_identity import input_files
 from distillm.setup import first_rows, load_pairs, load_rows, load_student, load_teacher, step_batches
+from distillm.split_model import SplitModel, freeze
 
 CHECKPOINT = "checkpoint"
 # Stage 1 has no clipping, no validation and no corpus, but scripts pass it the options of every training.
@@ -82,15 +81,7 @@ class Arguments:
     def parse(cls) -> "Arguments":
         of_others = names_of(set(TRAINING_OPTIONS) - set(cls.__annotations__.values()))
         every, given = parse_arguments(TRAINING_OPTIONS, __doc__ or "", UNREAD | of_others)
-        part = {type(part): part for part in every}
-        arguments = cls(
-            model=part[ModelArguments],
-            data=part[DataArguments],
-            training=part[TrainingArguments],
-            layer_pairs=part[LayerPairArguments],
-            velocity_field=part[VelocityFieldArguments],
-            logging=part[LoggingArguments],
-        )
+        arguments = assembled(cls, every)
         options = arguments.options()
         check_save_folder(options)
         warn_of_ignored("stage 1 of CONTRA", sorted(given & of_others))

@@ -13,6 +13,9 @@ from contra.projector import Projector
 from contra.velocity_field import VelocityField
 from data_utils.errors import Reading, UserError
 from data_utils.files import atomic_file, write_json
+from distillm.arguments import ContraArguments
+from distillm.distributed import World
+from distillm.run_identity import RECORD, STUDENT, TEACHER, note_other_models, other_models
 
 VELOCITY_FIELD = "velocity_field"
 PROJECTOR = "projector"
@@ -50,6 +53,18 @@ def load_field(
     velocity_field = _build(Path(velocity_field_folder), VELOCITY_FIELD, field_shape)
     projector = _build(Path(projector_folder), PROJECTOR, projector_shape)
     return velocity_field, projector
+
+
+def check_field_models(contra: ContraArguments, header: dict[str, Any], world: World) -> None:
+    """Raise if the field was trained for another teacher; another student may be intended and only causes a note."""
+    for folder in filter(None, (contra.velocity_field_path, contra.projector_path)):
+        other_teacher = other_models(Path(folder) / RECORD, header, TEACHER)
+        if other_teacher:
+            raise UserError(
+                f"{folder} was trained with {other_teacher}; train the velocity field for this teacher, "
+                f"or remove {Path(folder) / RECORD} if it is the same one"
+            )
+        note_other_models(Path(folder) / RECORD, header, STUDENT, world)
 
 
 def load_weights(folder: Path, velocity_field: VelocityField, projector: Projector) -> None:

@@ -22,11 +22,11 @@ from distillm.batches import StepBatches
 from distillm.distributed import World
 from distillm.engine import autocast, load_optimizer, make_optimizer, save_optimizer, set_learning_rate
 from distillm.interruption import Interrupted, request
-from distillm.models import SplitModel, eval_mode, freeze
 from distillm.objective import Progress
 from distillm.reduction import gather_layers
 from distillm.reporting import progress
 from distillm.schedule import learning_rate
+from distillm.split_model import SplitModel, eval_mode, freeze
 from distillm.token_losses import sum_over_chunks
 
 

@@ -1,14 +1,9 @@
-"""The options of the entry scripts: one dataclass for each concern, parsed strictly."""
+"""The options of the entry scripts: one dataclass for each concern."""
 
-import argparse
 import math
-import re
-import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import Any, NoReturn, get_args, get_origin, get_type_hints
-
-from transformers.hf_argparser import string_to_bool
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from data_utils.errors import UserError
 from distillm.engine import PRECISIONS
@@ -21,7 +16,6 @@ LARGEST |= dict.fromkeys(("max_length", "max_prompt_length", "max_new_tokens"), 
 LARGEST |= {"epochs": 1 << 20, "velocity_epochs": 1 << 20, "capacity": 1 << 30, "peft_lora_r": 1 << 16}
 LARGEST |= {"num_distill_layers": 1000, "velocity_n_layers": 1000, "velocity_d_model": 1 << 17}
 CURRICULA = ("epoch", "step", "none")  # of CONTRA
-VALUES = {int: "INT", float: "NUMBER", str: "TEXT", bool: "true|false"}  # as help shows them
 
 
 def option(default: Any, help: str, choices: Sequence[str] | None = None) -> Any:
@@ -305,91 +299,3 @@ TRAINING_OPTIONS = (
     ContraArguments,
     LoggingArguments,
 )
-
-
-class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Shows each option once, as it is written in this project, with the type of its value."""
-
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        return f"{action.option_strings[-1]} {self._format_args(action, str(action.metavar))}".strip()
-
-
-class ArgumentParser(argparse.ArgumentParser):
-    """A parser of several dataclasses of options, strict: no abbreviations, and an error is one line."""
-
-    def __init__(self, types: Sequence[type], description: str, unread: set[str]):
-        super().__init__(
-            usage="%(prog)s --option value ...",
-            description=description,
-            allow_abbrev=False,
-            formatter_class=HelpFormatter,
-        )
-        for kind in types:
-            title = re.sub(r"(?<!^)(?=[A-Z])", " ", kind.__name__.removesuffix("Arguments")).lower()
-            group = self if names_of([kind]) <= unread else self.add_argument_group(title, kind.__doc__)
-            hints = get_type_hints(kind)
-            for entry in fields(kind):
-                add_option(group, entry, hints[entry.name], entry.name not in unread)
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see --help)")
-
-
-def add_option(group: Any, entry: Field, hint: Any, shown: bool) -> None:
-    """Add a dataclass's field to a parser, with hyphens and with underscores; help shows it if the script reads it."""
-    default = entry.default_factory() if entry.default_factory is not MISSING else entry.default
-    (kind,) = {*(get_args(hint) or [hint])} - {type(None)}  # the type of one word, also of `int | None` and `list[int]`
-    choices = entry.metadata.get("choices")
-    words: dict[str, Any] = {"type": kind, "choices": choices, "metavar": VALUES[kind]}
-    if choices is not None:
-        words["metavar"] = "{" + ",".join(choices) + "}"
-    if kind is bool:
-        words |= {"type": string_to_bool, "nargs": "?", "const": True}
-    if get_origin(hint) is list:
-        words |= {"nargs": "+"}
-    text = f"{entry.metadata['help']} ({described_default(default)})"
-    names = sorted({f"--{entry.name}", flag(entry.name)}, reverse=True)  # the hyphens come last
-    help = text.replace("%", "%%") if shown else argparse.SUPPRESS
-    group.add_argument(*names, dest=entry.name, default=default, help=help, **words)
-
-
-def described_default(default: Any) -> str:
-    """Return the default of an option as users would write it."""
-    if default == "":
-        return "required"
-    if default is None or default == []:
-        return "default: none"
-    if isinstance(default, bool):
-        return f"default: {str(default).lower()}"
-    return f"default: {' '.join(map(str, default)) if isinstance(default, list) else default}"
-
-
-def parse_arguments(
-    types: Sequence[type], description: str, unread: set[str] | None = None
-) -> tuple[list[Any], set[str]]:
-    """Return the arguments of the command line, one object per type, and the names of the options given on it.
-
-    `unread` are options that the script accepts but does not read: a run hands one set of them to all its scripts.
-    """
-    parser = ArgumentParser(types, description, unread or set())
-    found, unknown = parser.parse_known_args()
-    if unknown:
-        parser.error(f"unknown option: {' '.join(unknown)}")
-    arguments = [kind(**{entry.name: getattr(found, entry.name) for entry in fields(kind)}) for kind in types]
-    return arguments, given_options(sys.argv[1:])
-
-
-def given_options(command_line: Sequence[str]) -> set[str]:
-    """Return the field names of the options that a command line names."""
-    words = (word.split("=", 1)[0] for word in command_line if word.startswith("--"))
-    return {word[2:].replace("-", "_") for word in words}
-
-
-def names_of(types: Iterable[type]) -> set[str]:
-    """Return the names of all options of several dataclasses."""
-    return {entry.name for kind in types for entry in fields(kind)}
-
-
-def merged(arguments: Sequence[Any]) -> dict[str, Any]:
-    """Return all options of several argument objects in one dict."""
-    return {entry.name: getattr(part, entry.name) for part in arguments for entry in fields(part)}

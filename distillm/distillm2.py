@@ -15,9 +15,9 @@ from distillm.divergences import (
     log_probabilities,
     skewed_forward_kl,
 )
-from distillm.models import HiddenStates, SplitModel
 from distillm.objective import Progress
 from distillm.reduction import gather
+from distillm.split_model import HiddenStates, SplitModel
 from distillm.token_losses import sum_over_chunks
 
 

@@ -27,8 +27,8 @@ from data_utils.errors import UserError
 from data_utils.randomness import keyed_uniforms
 from distillm.distributed import World, is_sharded
 from distillm.interruption import stop_if_asked
-from distillm.models import eval_mode
 from distillm.reporting import progress
+from distillm.split_model import eval_mode
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,9 @@ def overview(
         f"{what}: {counted(world.size, 'process', 'processes')} on {world.device.type}, {precision}, {engine}",
         *(f"{name}: {place}, {describe_size(model)}" for name, (place, model) in models.items() if model is not None),
         *(f"{name}: {place}, {describe_rows(items)}" for name, (place, items) in rows.items() if items is not None),
-        f"steps: {total_steps}, {steps_per_epoch} of them an epoch; "
+        f"steps: {total_steps}, {steps_per_epoch} per epoch; "
         f"micro-batch {batch} x accumulation {accumulation} x processes {world.size} = "
-        f"{batch * accumulation * world.size} rows a step",
+        f"{batch * accumulation * world.size} rows per step",
         f"learning rate: {training.lr:g} to {training.lr_min:g}, {training.lr_decay_style}{warmup}",
         f"save folder: {training.save}",
     ]

@@ -19,18 +19,17 @@ from distillm.batches import StepBatches, StepShape
 from distillm.distributed import World
 from distillm.engine import DTYPES
 from distillm.models import (
-    SplitModel,
     add_lora,
     check_max_length,
     check_model_type,
     check_same_tokenizer,
     enable_gradient_checkpointing,
-    freeze,
     load_causal_lm,
     load_tokenizer,
     match_vocabulary,
     split_checkpoint,
 )
+from distillm.split_model import SplitModel, freeze
 
 
 def load_student(arguments: ModelArguments, precision: str, world: World, seed: int) -> SplitModel:

@@ -14,8 +14,8 @@ from distillm.distributed import World, is_sharded
 from distillm.generation import Generator
 from distillm.interruption import stop_if_asked
 from distillm.metrics import compute_metrics
-from distillm.models import SplitModel, eval_mode
 from distillm.objective import cross_entropy_sum
+from distillm.split_model import SplitModel, eval_mode
 
 
 @dataclass(frozen=True)

@@ -28,21 +28,15 @@ from data_utils.files import Writing, fsync_path, locked, remove_leftovers, writ
 from data_utils.instructions import read_jsonl
 from data_utils.prompts import encode_prompt, prompt_of
 from data_utils.randomness import keyed_seed
-from distillm.arguments import (
-    DecodingArguments,
-    merged,
-    option,
-    parse_arguments,
-    require_count,
-    require_not_negative,
-    require_positive,
-)
+from distillm.arguments import DecodingArguments, option, require_count, require_not_negative, require_positive
 from distillm.distributed import World, join_world, leave_world
 from distillm.engine import DTYPES, PRECISIONS, autocast, resolve_precision
 from distillm.generation import DecodingSettings, Generator
-from distillm.models import freeze, load_causal_lm, load_tokenizer, split_checkpoint
+from distillm.models import load_causal_lm, load_tokenizer, split_checkpoint
+from distillm.option_parser import merged, parse_arguments
 from distillm.reporting import progress, run_header
 from distillm.run_identity import STUDENT, difference, input_files, must_agree, read_header
+from distillm.split_model import freeze
 
 # Batches on every rank between two writes: the most that a killed run loses.
 BATCHES_PER_ROUND = 4

@@ -10,8 +10,8 @@ from contra.training import FieldRefresh, FieldSettings, FieldTrainer
 from contra.velocity_field import VelocityField
 from distillm.batches import StepBatches, StepShape
 from distillm.distributed import World
-from distillm.models import SplitModel, freeze
 from distillm.objective import Progress
+from distillm.split_model import SplitModel, freeze
 from tests.runtime.tiny import ALONE, make_batch, make_gpt2, make_rows
 
 

@@ -7,13 +7,8 @@ import pytest
 import evaluate
 import finetune
 import train_velocity_field
-from distillm.arguments import (
-    TRAINING_OPTIONS,
-    DecodingArguments,
-    VelocityFieldArguments,
-    flag,
-    names_of,
-)
+from distillm.arguments import TRAINING_OPTIONS, DecodingArguments, VelocityFieldArguments, flag
+from distillm.option_parser import names_of
 from evaluate import EvaluationArguments
 from tools import generate_responses
 

@@ -15,8 +15,8 @@ from contra.training import FieldTrainer
 from distillm.distillm2 import ContrastiveTerm
 from distillm.engine import TorchEngine
 from distillm.fdd import FeatureDynamicsTerm
-from distillm.models import SplitModel
 from distillm.objective import CrossEntropyTerm, DivergenceTerm
+from distillm.split_model import SplitModel
 from tests.entry.every_method import make_pairs, options_of
 
 BAD_STEP = 7

@@ -12,9 +12,9 @@ from contra.velocity_field import VelocityField
 from data_utils.errors import UserError
 from distillm.checkpoint import Checkpoints
 from distillm.engine import TorchEngine
-from distillm.models import SplitModel
 from distillm.on_policy import AdaptiveThreshold, OnPolicyRows, OnPolicySettings, ReplayBuffer
-from distillm.trainer import TrainerState
+from distillm.split_model import SplitModel
+from distillm.trainer_state import TrainerState
 from tests.runtime.tiny import ALONE, make_gpt2, make_rows
 
 

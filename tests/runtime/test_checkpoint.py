@@ -11,7 +11,7 @@ from data_utils.files import write_json
 from distillm import checkpoint
 from distillm.checkpoint import Checkpoints
 from distillm.engine import TorchEngine
-from distillm.trainer import TrainerState
+from distillm.trainer_state import TrainerState
 from tests.runtime.tiny import ALONE
 
 

@@ -9,17 +9,15 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from data_utils.errors import UserError
 from distillm.models import (
-    SplitModel,
     add_lora,
     check_model_type,
     enable_gradient_checkpointing,
-    find_blocks,
-    freeze,
     load_causal_lm,
     load_tokenizer,
     match_vocabulary,
     split_checkpoint,
 )
+from distillm.split_model import SplitModel, find_blocks, freeze
 from tests.runtime.tiny import ALONE, VOCABULARY, make_batch, make_gpt2, make_llama, make_rows
 
 BATCH = make_batch(make_rows(4))

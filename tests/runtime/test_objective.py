@@ -17,8 +17,9 @@ from distillm import token_losses
 from distillm.arguments import DistillationArguments, PairArguments
 from distillm.engine import TorchEngine
 from distillm.method import Method
-from distillm.models import SplitModel, enable_gradient_checkpointing
+from distillm.models import enable_gradient_checkpointing
 from distillm.objective import Objective, Progress
+from distillm.split_model import SplitModel
 from distillm.terms import make_terms
 from tests.runtime.tiny import ALONE, VOCABULARY, make_batch, make_rows
 

@@ -12,8 +12,8 @@ from distillm import token_losses
 from distillm.arguments import DistillationArguments, PairArguments
 from distillm.distillm2 import contrastive_loss
 from distillm.method import Method
-from distillm.models import SplitModel
 from distillm.objective import Objective, Progress
+from distillm.split_model import SplitModel
 from distillm.terms import make_terms
 from tests.runtime.test_objective import (
     ROWS,

@@ -7,7 +7,7 @@ import torch
 from data_utils.errors import UserError
 from distillm.generation import DecodingSettings, Generator
 from distillm.metrics import compute_metrics
-from distillm.models import SplitModel
+from distillm.split_model import SplitModel
 from distillm.validation import ValidationSettings, Validator, score
 from tests.runtime.tiny import ALONE, MAX_LENGTH, make_gpt2, make_rows
 

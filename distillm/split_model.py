@@ -1,0 +1,111 @@
+"""A causal LM as body and head: the head sees only the tokens that count, and only scheduled layers are kept."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data_utils.batching import TokenBatch
+from data_utils.errors import UserError
+
+
+@dataclass
+class HiddenStates:
+    """The result of one forward pass: final states for the head, and the scheduled layers' states."""
+
+    last: Tensor  # [B, T, D], after the final norm
+    scheduled: list[Tensor] = field(default_factory=list)  # one [B, T, D] for each scheduled layer
+
+
+class SplitModel:
+    """A causal LM as body and head, so that the head sees only the tokens that count.
+
+    `layers` are the indices of `hidden_states` (0 = embeddings, n = output of block n) that `forward` captures.
+    """
+
+    def __init__(self, model: nn.Module, layers: list[int] | None = None):
+        self.model = model
+        causal_lm: Any = model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[operator]
+        self.config = causal_lm.config
+        self.body: nn.Module = causal_lm.base_model
+        self.head: nn.Module = causal_lm.get_output_embeddings()
+        self.vocab_size: int = self.head.weight.shape[0]  # type: ignore[assignment,union-attr]
+        self.blocks = find_blocks(self.body, self.config.num_hidden_layers)
+        self.layers = layers or []
+
+    def forward(self, batch: TokenBatch) -> HiddenStates:
+        """Run the body on right-padded rows."""
+        captured: dict[int, Tensor] = {}
+        with self._capture(captured):
+            output = self.body(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+        return HiddenStates(output.last_hidden_state, [captured[layer] for layer in self.layers])
+
+    def cut_vocabulary(self, size: int) -> None:
+        """Score the first `size` vocabulary entries only; the model itself stays whole."""
+        whole = self.head
+        assert isinstance(whole, nn.Linear) and size <= self.vocab_size
+        head = nn.Linear(whole.in_features, size, bias=whole.bias is not None, device="meta")
+        head.weight = nn.Parameter(whole.weight[:size], requires_grad=False)
+        if whole.bias is not None:
+            head.bias = nn.Parameter(whole.bias[:size], requires_grad=False)
+        self.head, self.vocab_size = head, size
+
+    @contextmanager
+    def _capture(self, captured: dict[int, Tensor]) -> Iterator[None]:
+        """Within the `with` block, keep the outputs of the scheduled transformer blocks, and no others."""
+
+        def keep(layer: int):
+            def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+                captured[layer] = output[0] if isinstance(output, tuple) else output
+
+            return hook
+
+        handles = [self.blocks[layer - 1].register_forward_hook(keep(layer)) for layer in self.layers]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @torch.no_grad()
+    def check_head(self, device: torch.device) -> None:
+        """Raise if the model's logits are not head(body(x)), e.g. because it caps or scales its logits."""
+        ids = torch.arange(4, device=device).unsqueeze(0)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
+        with eval_mode(self.model):
+            whole = self.model(**inputs).logits
+            parts = self.head(self.body(**inputs).last_hidden_state)
+        if not torch.allclose(whole.float(), parts.float(), rtol=1e-3, atol=1e-3):
+            raise UserError(
+                f"{type(self.model).__name__} changes its logits after the LM head; "
+                "only models with logits = head(body(x)) are supported"
+            )
+
+
+def find_blocks(body: nn.Module, num_layers: int) -> nn.ModuleList:
+    """Return the list of transformer blocks: the one `ModuleList` of `num_layers` modules."""
+    for module in body.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == num_layers:
+            return module
+    raise UserError(f"{type(body).__name__} has no list of {num_layers} blocks; its layers cannot be scheduled")
+
+
+def freeze(model: nn.Module) -> nn.Module:
+    """Return the model in evaluation mode, without gradients."""
+    return model.requires_grad_(False).eval()
+
+
+@contextmanager
+def eval_mode(*modules: nn.Module) -> Iterator[None]:
+    """Within the block, keep modules in evaluation mode; afterwards restore the mode of each submodule."""
+    training = [part for module in modules for part in module.modules() if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
