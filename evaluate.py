@@ -30,16 +30,18 @@ from data_utils.files import atomic_folder, write_json
 from data_utils.instructions import EVALUATION_SETS, load_evaluation_set, references
 from data_utils.prompts import encode_prompt
 from data_utils.randomness import keyed_uniforms
-from distillm.arguments import DecodingArguments, option, require_count, require_positive
+from distillm.arguments import PRECISIONS, DecodingArguments, option, require_count, require_positive
 from distillm.distributed import join_world, leave_world
-from distillm.engine import DTYPES, PRECISIONS, autocast, resolve_precision
-from distillm.generation import DecodingSettings, Generator
 from distillm.metrics import mean_scores, score_rows
-from distillm.models import check_max_length, load_causal_lm, load_tokenizer, split_checkpoint
+from distillm.models.checks import check_max_length
+from distillm.models.generation import DecodingSettings, ResponseGenerator
+from distillm.models.loading import load_causal_lm, load_tokenizer, split_checkpoint
+from distillm.models.precision import DTYPES, autocast, resolve_precision
+from distillm.models.split_model import freeze
 from distillm.option_parser import merged, parse_arguments
-from distillm.reporting import format_record, run_header
-from distillm.run_identity import STUDENT, difference, fingerprint, input_files, read_header
-from distillm.split_model import freeze
+from distillm.run.header import run_header
+from distillm.run.identity import STUDENT, difference, fingerprint, input_files, read_header
+from distillm.run.loggers import format_record
 
 # Prompts that are answered before their results are written: the most that a killed evaluation loses.
 PROMPTS_PER_ROUND = 20_000
@@ -107,7 +109,7 @@ def main() -> None:
     check_max_length(model.config, arguments.max_length)
     model = freeze(model).to(world.device)
     room = arguments.max_length - arguments.max_prompt_length
-    generator = Generator(tokenizer, DecodingSettings(room, **vars(decoding)), world, arguments.eval_batch_size)
+    generator = ResponseGenerator(tokenizer, DecodingSettings(room, **vars(decoding)), world, arguments.eval_batch_size)
     for group in rounds(jobs):
         with autocast(precision, world.device):
             answers = generate(model, tokenizer, generator, group, arguments.max_prompt_length)
@@ -161,7 +163,7 @@ def rounds(jobs: Sequence[Job]) -> Iterator[list[Job]]:
 def generate(
     model: torch.nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    generator: Generator,
+    generator: ResponseGenerator,
     jobs: Sequence[Job],
     max_prompt_length: int,
 ) -> list[list[str]]:

@@ -42,29 +42,31 @@ from distillm.arguments import (
     TrainingArguments,
     VelocityFieldArguments,
 )
-from distillm.batches import StepBatches
-from distillm.deepspeed_engine import DeepSpeedEngine, load_config
 from distillm.distributed import World, join_world, leave_world
-from distillm.engine import Engine, TorchEngine, resolve_precision
-from distillm.generation import DecodingSettings, Generator
 from distillm.layer_schedule import layer_schedule
 from distillm.method import Method
-from distillm.models import load_tokenizer
+from distillm.models.generation import DecodingSettings, ResponseGenerator
+from distillm.models.loading import load_tokenizer
+from distillm.models.precision import resolve_precision
+from distillm.models.split_model import SplitModel
 from distillm.objective import Objective, Term
 from distillm.on_policy import AdaptiveThreshold, DatasetRows, OnPolicyRows, OnPolicySettings, ReplayBuffer
 from distillm.option_parser import assembled, merged, names_of, parse_arguments
-from distillm.option_use import check_option_use, check_save_folder
-from distillm.overview import overview
 from distillm.regeneration import ResponseRegeneration
-from distillm.reporting import make_logger, run_header
-from distillm.run_folder import is_finished, open_run
-from distillm.run_identity import STUDENT, TEACHER, input_files, note_other_models
-from distillm.setup import first_rows, load_pairs, load_rows, load_student, load_teacher, step_batches
-from distillm.split_model import SplitModel
+from distillm.run.folder import is_finished, open_run
+from distillm.run.header import run_header
+from distillm.run.identity import STUDENT, TEACHER, input_files, note_other_models
+from distillm.run.loggers import make_logger
 from distillm.terms import make_terms
-from distillm.trainer import EpochEnd, Trainer
-from distillm.trainer_state import TrainerSettings
-from distillm.validation import ValidationSettings, Validator
+from distillm.training.batches import StepBatches
+from distillm.training.deepspeed_engine import DeepSpeedEngine, load_config
+from distillm.training.engine import Engine, TorchEngine
+from distillm.training.option_use import check_option_use, check_save_folder
+from distillm.training.overview import overview
+from distillm.training.setup import first_rows, load_pairs, load_rows, load_student, load_teacher, step_batches
+from distillm.training.trainer import EpochEnd, Trainer
+from distillm.training.trainer_state import TrainerSettings
+from distillm.training.validation import ValidationSettings, Validator
 
 
 @dataclass
@@ -215,7 +217,7 @@ def setup_regeneration(
     """Return the callback that generates new rejected responses, by plain sampling whatever validation uses."""
     data, training = arguments.data, arguments.training
     plain_sampling = DecodingSettings(data.max_length - data.max_prompt_length)
-    generator = Generator(models.tokenizer, plain_sampling, world, training.eval_batch_size)
+    generator = ResponseGenerator(models.tokenizer, plain_sampling, world, training.eval_batch_size)
     interval = arguments.pairs.generate_sgo_interval
     return ResponseRegeneration(
         pairs, models.student.model, generator, interval, data.max_length, training.seed, precision
@@ -254,14 +256,14 @@ def setup_engine(arguments: Arguments, student: SplitModel, precision: str, worl
     return engine
 
 
-def setup_generator(arguments: Arguments, tokenizer: PreTrainedTokenizerBase, world: World) -> Generator:
+def setup_generator(arguments: Arguments, tokenizer: PreTrainedTokenizerBase, world: World) -> ResponseGenerator:
     room = arguments.data.max_length - arguments.data.max_prompt_length
     settings = DecodingSettings(room, **vars(arguments.decoding))
-    return Generator(tokenizer, settings, world, arguments.training.eval_batch_size)
+    return ResponseGenerator(tokenizer, settings, world, arguments.training.eval_batch_size)
 
 
 def setup_policy(
-    arguments: Arguments, method: Method, student: SplitModel, generator: Generator
+    arguments: Arguments, method: Method, student: SplitModel, generator: ResponseGenerator
 ) -> DatasetRows | OnPolicyRows:
     """Return where the rows of a step come from."""
     if method.sampling == "dataset":
@@ -278,7 +280,9 @@ def setup_policy(
     return OnPolicyRows(settings, threshold, ReplayBuffer(options.capacity), student.model, generator)
 
 
-def setup_validator(arguments: Arguments, models: Models, generator: Generator, world: World) -> Validator | None:
+def setup_validator(
+    arguments: Arguments, models: Models, generator: ResponseGenerator, world: World
+) -> Validator | None:
     training, data = arguments.training, arguments.data
     if not training.do_valid:
         return None

@@ -44,21 +44,23 @@ from distillm.arguments import (
     TrainingArguments,
     VelocityFieldArguments,
 )
-from distillm.batches import StepBatches
-from distillm.checkpoint import HASHES, check_hashes, write_hashes
 from distillm.distributed import World, join_world, leave_world
-from distillm.engine import resolve_precision
 from distillm.interruption import FAREWELL, Interrupted, listening
 from distillm.layer_schedule import layer_schedule
-from distillm.models import load_tokenizer
+from distillm.models.loading import load_tokenizer
+from distillm.models.precision import resolve_precision
+from distillm.models.split_model import SplitModel, freeze
 from distillm.option_parser import assembled, merged, names_of, parse_arguments
-from distillm.option_use import check_save_folder, warn_of_ignored
-from distillm.overview import describe_end, overview
-from distillm.reporting import Logger, make_logger, progress, run_header
-from distillm.run_folder import FINISHED, is_finished, open_run
-from distillm.run_identity import input_files
-from distillm.setup import first_rows, load_pairs, load_rows, load_student, load_teacher, step_batches
-from distillm.split_model import SplitModel, freeze
+from distillm.progress_bar import progress_bar
+from distillm.run.folder import FINISHED, is_finished, open_run
+from distillm.run.header import run_header
+from distillm.run.identity import input_files
+from distillm.run.loggers import Logger, make_logger
+from distillm.training.batches import StepBatches
+from distillm.training.checkpoint import HASHES, check_hashes, write_hashes
+from distillm.training.option_use import check_save_folder, warn_of_ignored
+from distillm.training.overview import describe_end, overview
+from distillm.training.setup import first_rows, load_pairs, load_rows, load_student, load_teacher, step_batches
 
 CHECKPOINT = "checkpoint"
 # Stage 1 has no clipping, no validation and no corpus, but scripts pass it the options of every training.
@@ -206,7 +208,7 @@ def train(trainer: FieldTrainer, batches: StepBatches, training: TrainingArgumen
     steps, rank = range(trainer.step + 1, total + 1), trainer.world.rank
     with (
         trainer.learning(),
-        progress(steps, total=total, initial=trainer.step, desc="velocity field", rank=rank) as bar,
+        progress_bar(steps, total=total, initial=trainer.step, desc="velocity field", rank=rank) as bar,
     ):
         for step in bar:
             log.losses.append(float(trainer.train_step(batches)))

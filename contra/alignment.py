@@ -10,8 +10,8 @@ from torch.nn.functional import cosine_similarity
 from contra.velocity_field import pair_indices
 from data_utils.errors import UserError
 from distillm.arguments import CURRICULA
+from distillm.models.split_model import eval_mode
 from distillm.reduction import gather_layers, mean_or_zero, positions_of
-from distillm.split_model import eval_mode
 
 
 def step_size(curriculum: str, epoch: int, epochs: int, step: int, total: int) -> float:

@@ -15,7 +15,7 @@ from data_utils.errors import Reading, UserError
 from data_utils.files import atomic_file, write_json
 from distillm.arguments import ContraArguments
 from distillm.distributed import World
-from distillm.run_identity import RECORD, STUDENT, TEACHER, note_other_models, other_models
+from distillm.run.identity import RECORD, STUDENT, TEACHER, note_other_models, other_models
 
 VELOCITY_FIELD = "velocity_field"
 PROJECTOR = "projector"

@@ -6,9 +6,9 @@ from contra.alignment import alignment_per_token, step_size
 from contra.projector import Projector
 from contra.velocity_field import VelocityField
 from data_utils.batching import TokenBatch
+from distillm.models.split_model import HiddenStates
 from distillm.objective import Progress
 from distillm.reduction import gather_layers
-from distillm.split_model import HiddenStates
 from distillm.token_losses import sum_over_chunks
 
 

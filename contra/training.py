@@ -18,16 +18,17 @@ from data_utils.errors import UserError
 from data_utils.files import write_json
 from data_utils.randomness import keyed_seed, keyed_uniforms
 from distillm.arguments import TrainingArguments
-from distillm.batches import StepBatches
 from distillm.distributed import World
-from distillm.engine import autocast, load_optimizer, make_optimizer, save_optimizer, set_learning_rate
 from distillm.interruption import Interrupted, request
+from distillm.models.precision import autocast
+from distillm.models.split_model import SplitModel, eval_mode, freeze
 from distillm.objective import Progress
+from distillm.progress_bar import progress_bar
 from distillm.reduction import gather_layers
-from distillm.reporting import progress
-from distillm.schedule import learning_rate
-from distillm.split_model import SplitModel, eval_mode, freeze
 from distillm.token_losses import sum_over_chunks
+from distillm.training.batches import StepBatches
+from distillm.training.engine import load_optimizer, make_optimizer, save_optimizer, set_learning_rate
+from distillm.training.schedule import learning_rate
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ class FieldRefresh:
         initial, rank = len(self.losses), self.trainer.world.rank
         with (
             self.trainer.learning(),
-            progress(range(initial, steps), total=steps, initial=initial, desc="velocity field", rank=rank) as bar,
+            progress_bar(range(initial, steps), total=steps, initial=initial, desc="velocity field", rank=rank) as bar,
         ):
             for _ in bar:
                 self.losses.append(self.trainer.train_step(self.batches).cpu())

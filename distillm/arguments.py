@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data_utils.errors import UserError
-from distillm.engine import PRECISIONS
-from distillm.on_policy import REPLAY_RATIOS
-from distillm.schedule import DECAY_STYLES
 
 LARGEST_INTEGER = 2**63 - 1
 LARGEST = dict.fromkeys(("batch_size", "eval_batch_size", "gradient_accumulation_steps"), 1 << 20)
 LARGEST |= dict.fromkeys(("max_length", "max_prompt_length", "max_new_tokens"), 1 << 20)
 LARGEST |= {"epochs": 1 << 20, "velocity_epochs": 1 << 20, "capacity": 1 << 30, "peft_lora_r": 1 << 16}
 LARGEST |= {"num_distill_layers": 1000, "velocity_n_layers": 1000, "velocity_d_model": 1 << 17}
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+DECAY_STYLES = ("constant", "linear", "cosine", "noam")
+REPLAY_RATIOS = ("decreasing", "constant", "increasing")
 CURRICULA = ("epoch", "step", "none")  # of CONTRA
 
 

@@ -8,16 +8,10 @@ import torch
 from torch import Tensor
 
 from data_utils.batching import IGNORED, TokenBatch
-from distillm.divergences import (
-    Divergence,
-    kullback_leibler,
-    log_mixture,
-    log_probabilities,
-    skewed_forward_kl,
-)
+from distillm.divergences import Divergence, kullback_leibler, log_mixture, log_probabilities, skewed_forward_kl
+from distillm.models.split_model import HiddenStates, SplitModel
 from distillm.objective import Progress
 from distillm.reduction import gather
-from distillm.split_model import HiddenStates, SplitModel
 from distillm.token_losses import sum_over_chunks
 
 

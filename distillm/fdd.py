@@ -6,9 +6,9 @@ from torch.nn.functional import cosine_similarity
 
 from data_utils.batching import TokenBatch
 from distillm.divergences import forward_kl, log_probabilities
+from distillm.models.split_model import HiddenStates, SplitModel
 from distillm.objective import Progress
 from distillm.reduction import gather_layers, mean_or_zero, selects
-from distillm.split_model import HiddenStates, SplitModel
 from distillm.token_losses import sum_over_chunks
 
 COSINE_EPS = 1e-5

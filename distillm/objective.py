@@ -14,8 +14,8 @@ from torch import Tensor
 
 from data_utils.batching import TokenBatch
 from distillm.distributed import World
+from distillm.models.split_model import HiddenStates, SplitModel
 from distillm.reduction import gather
-from distillm.split_model import HiddenStates, SplitModel
 from distillm.token_losses import cross_entropy_per_token, sum_over_chunks
 
 # A micro-batch: one batch for each source of rows ("instruction", "corpus").

@@ -14,9 +14,8 @@ from data_utils.batching import Row
 from data_utils.errors import UserError
 from data_utils.files import write_json
 from data_utils.randomness import keyed_generator, keyed_seed
-from distillm.generation import Generator
+from distillm.models.generation import ResponseGenerator
 
-REPLAY_RATIOS = ("decreasing", "constant", "increasing")
 THRESHOLD_INCREMENT = 0.1
 
 RowType = TypeVar("RowType")
@@ -141,7 +140,7 @@ class OnPolicyRows:
         threshold: AdaptiveThreshold,
         buffer: ReplayBuffer[Row],
         student: nn.Module,
-        generator: Generator,
+        generator: ResponseGenerator,
     ):
         self.settings, self.threshold, self.buffer = settings, threshold, buffer
         self.student, self.generator = student, generator

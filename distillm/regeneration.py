@@ -7,8 +7,8 @@ from torch import nn
 
 from data_utils.files import write_json
 from data_utils.response_pairs import PairDataset
-from distillm.engine import autocast
-from distillm.generation import Generator
+from distillm.models.generation import ResponseGenerator
+from distillm.models.precision import autocast
 from distillm.objective import Progress
 
 STATE = "rejected_responses.json"
@@ -21,7 +21,7 @@ class ResponseRegeneration:
         self,
         pairs: PairDataset,
         student: nn.Module,
-        generator: Generator,
+        generator: ResponseGenerator,
         interval: int,
         max_length: int,
         seed: int,

@@ -5,8 +5,8 @@ from distillm.distillm2 import ContrastiveSettings, ContrastiveTerm
 from distillm.divergences import select_divergence
 from distillm.fdd import FeatureDynamicsTerm
 from distillm.method import Method
+from distillm.models.split_model import SplitModel
 from distillm.objective import CrossEntropyTerm, DivergenceTerm, Term
-from distillm.split_model import SplitModel
 
 
 def make_terms(

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from distillm.engine import resolve_precision
+from distillm.models.precision import resolve_precision
 
 NATIVE = resolve_precision("auto", torch.device("cpu"))
 CHOSEN = os.environ.get("CONTRA_TEST_PRECISION", NATIVE)

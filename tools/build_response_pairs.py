@@ -20,7 +20,7 @@ from data_utils.errors import UserError, run_as_script
 
 from data_utils.files import atomic_folder, write_json
 from data_utils.response_pairs import PAIR_MODELS, is_pair_folder
-from distillm.run_identity import STUDENT, read_header
+from distillm.run.identity import STUDENT, read_header
 from tools.command_line import ToolParser, require_replaceable
 
 SPLITS = ("train", "dev")

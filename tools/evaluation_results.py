@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from data_utils.errors import UserError
-from distillm.run_identity import RECORD, STUDENT, difference, read_header
+from distillm.run.identity import RECORD, STUDENT, difference, read_header
 from tools.command_line import ToolParser
 
 KNOWN_SETS = ("dolly", "self_inst", "vicuna", "sinst", "uinst")

@@ -28,15 +28,23 @@ from data_utils.files import Writing, fsync_path, locked, remove_leftovers, writ
 from data_utils.instructions import read_jsonl
 from data_utils.prompts import encode_prompt, prompt_of
 from data_utils.randomness import keyed_seed
-from distillm.arguments import DecodingArguments, option, require_count, require_not_negative, require_positive
+from distillm.arguments import (
+    PRECISIONS,
+    DecodingArguments,
+    option,
+    require_count,
+    require_not_negative,
+    require_positive,
+)
 from distillm.distributed import World, join_world, leave_world
-from distillm.engine import DTYPES, PRECISIONS, autocast, resolve_precision
-from distillm.generation import DecodingSettings, Generator
-from distillm.models import load_causal_lm, load_tokenizer, split_checkpoint
+from distillm.models.generation import DecodingSettings, ResponseGenerator
+from distillm.models.loading import load_causal_lm, load_tokenizer, split_checkpoint
+from distillm.models.precision import DTYPES, autocast, resolve_precision
+from distillm.models.split_model import freeze
 from distillm.option_parser import merged, parse_arguments
-from distillm.reporting import progress, run_header
-from distillm.run_identity import STUDENT, difference, input_files, must_agree, read_header
-from distillm.split_model import freeze
+from distillm.progress_bar import progress_bar
+from distillm.run.header import run_header
+from distillm.run.identity import STUDENT, difference, input_files, must_agree, read_header
 
 # Batches on every rank between two writes: the most that a killed run loses.
 BATCHES_PER_ROUND = 4
@@ -111,7 +119,7 @@ def main() -> None:
 
 def answer(prompts: list[str], done: int, partial: Path, respond: Responder, round_size: int, world: World) -> None:
     """Append the responses from row `done` on; `round_size` prompts between two writes."""
-    with progress(total=len(prompts), initial=done, desc="responses", rank=world.rank) as bar:
+    with progress_bar(total=len(prompts), initial=done, desc="responses", rank=world.rank) as bar:
         for rows in rounds(done, len(prompts), round_size):
             texts = respond([prompts[row] for row in rows], rows)
             if world.is_main:
@@ -190,7 +198,7 @@ def transformers_responder(arguments: ResponseArguments, decoding: DecodingArgum
     check_positions(model.config, arguments)
     model = freeze(model).to(world.device)
     settings = DecodingSettings(arguments.max_new_tokens, **vars(decoding))
-    generator = Generator(tokenizer, settings, world, arguments.eval_batch_size)
+    generator = ResponseGenerator(tokenizer, settings, world, arguments.eval_batch_size)
 
     def respond(prompts: list[str], row_ids: list[int]) -> list[str]:
         encoded = [encode_prompt(tokenizer, prompt, arguments.max_prompt_length) for prompt in prompts]

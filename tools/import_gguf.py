@@ -24,7 +24,7 @@ import torch
 from tokenizers import pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from distillm.models import check_complete, check_size
+from distillm.models.loading import check_complete, check_size
 from tools.command_line import ToolParser
 from tools.model_folder import DTYPES, require_new_folder, write_model_folder
 

@@ -21,7 +21,7 @@ from data_utils.errors import UserError, run_as_script
 # isort: split
 
 from data_utils.files import atomic_folder
-from distillm.run_folder import FINISHED
+from distillm.run.folder import FINISHED
 from tools.command_line import ToolParser, require_replaceable
 
 

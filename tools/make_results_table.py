@@ -42,7 +42,7 @@ import numpy as np
 
 from data_utils.files import atomic_file
 from data_utils.randomness import keyed_generator
-from distillm.reporting import git_commit
+from distillm.run.header import git_commit
 from tools.command_line import ToolParser, named_folders
 from tools.evaluation_results import (
     Row,

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data_utils.errors import UserError
 from data_utils.files import atomic_folder
-from distillm.models import load_causal_lm, load_tokenizer
+from distillm.models.loading import load_causal_lm, load_tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

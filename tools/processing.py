@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 from data_utils.errors import STOP_SIGNALS, UserError
 from data_utils.files import atomic_folder, write_json
 from data_utils.store_meta import META_NAME, describe_tokenizer, file_hash
-from distillm.models import check_model_type, load_tokenizer
+from distillm.models.checks import check_model_type
+from distillm.models.loading import load_tokenizer
 from tools.command_line import ToolParser
 
 SPLITS = ("train", "valid")

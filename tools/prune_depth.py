@@ -17,8 +17,8 @@ from data_utils.errors import UserError, run_as_script
 
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from distillm.models import load_causal_lm, load_tokenizer
-from distillm.split_model import find_blocks
+from distillm.models.loading import load_causal_lm, load_tokenizer
+from distillm.models.split_model import find_blocks
 from tools.command_line import ToolParser
 from tools.model_folder import DTYPES, require_new_folder, write_model_folder
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data_utils.errors import UserError
-from distillm.run_identity import RECORD
+from distillm.run.identity import RECORD
 
 
 def how_trained(record: Path) -> str:

@@ -8,11 +8,11 @@ import torch
 from contra.projector import Projector
 from contra.training import FieldRefresh, FieldSettings, FieldTrainer
 from contra.velocity_field import VelocityField
-from distillm.batches import StepBatches, StepShape
 from distillm.distributed import World
+from distillm.models.split_model import SplitModel, freeze
 from distillm.objective import Progress
-from distillm.split_model import SplitModel, freeze
-from tests.runtime.tiny import ALONE, make_batch, make_gpt2, make_rows
+from distillm.training.batches import StepBatches, StepShape
+from tests.distillm.tiny import ALONE, make_batch, make_gpt2, make_rows
 
 
 @pytest.fixture

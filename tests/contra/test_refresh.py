@@ -8,9 +8,9 @@ from torch import nn
 from contra.projector import Projector
 from contra.training import FieldRefresh, FieldSettings, FieldTrainer
 from contra.velocity_field import VelocityField
-from distillm.batches import StepBatches, StepShape
 from distillm.objective import Progress
-from tests.runtime.tiny import ALONE, make_batch, make_rows
+from distillm.training.batches import StepBatches, StepShape
+from tests.distillm.tiny import ALONE, make_batch, make_rows
 
 ROWS, STEPS, EPOCHS = 8, 4, 3
 

@@ -314,7 +314,7 @@ def validation_losses(monkeypatch):
             seen.append(student.model.get_input_embeddings().weight.detach().clone())
             return next(remaining)
 
-        monkeypatch.setattr("distillm.validation.Validator._loss", next_loss)
+        monkeypatch.setattr("distillm.training.validation.Validator._loss", next_loss)
         return seen
 
     return script_losses

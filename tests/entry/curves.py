@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from distillm.generation import KeyedSampling
+from distillm.models.generation import KeyedSampling
 from tests.entry.every_method import METHODS, options_of
 
 ROWS_PER_STEP, STEPS_PER_EPOCH = 8, 3  # 26 rows

@@ -2,8 +2,8 @@
 
 import finetune
 from distillm.distributed import World
-from distillm.generation import Generator
-from distillm.trainer import Trainer
+from distillm.models.generation import Generator
+from distillm.training.trainer import Trainer
 from tests.entry.curves import curve_deviation, steady_run, tensor_deviation
 from tests.precision import needs_bf16
 from tools import generate_responses

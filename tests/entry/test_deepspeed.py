@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 import finetune
 from data_utils.errors import UserError
 from distillm import token_losses
-from distillm.trainer import Trainer
+from distillm.training.trainer import Trainer
 from tests.entry.curves import SAME_CURVE, curve_deviation, end_responses_at_random, steady_run, tensor_deviation
 from tests.entry.every_method import METHODS, make_pairs
 

@@ -18,8 +18,10 @@ import finetune
 import train_velocity_field
 from contra import field_files
 from data_utils import files
-from distillm import checkpoint, engine, reporting, run_folder
-from distillm.checkpoint import Checkpoints
+from distillm.run import folder as run_folder
+from distillm.run import loggers as reporting
+from distillm.training import checkpoint, engine
+from distillm.training.checkpoint import Checkpoints
 from tests.entry.conftest import in_child, wait_for
 from tools import generate_responses, keep_best_run
 

@@ -16,9 +16,9 @@ import evaluate
 import finetune
 import train_velocity_field
 from contra.training import FieldTrainer
-from distillm.generation import Generator
-from distillm.trainer import Trainer
-from distillm.validation import Validator
+from distillm.models.generation import Generator
+from distillm.training.trainer import Trainer
+from distillm.training.validation import Validator
 from tests.entry.conftest import call, in_child, wait_for
 from tests.entry.curves import steady_run
 from tests.entry.every_method import make_pairs, options_of

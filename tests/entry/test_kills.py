@@ -22,12 +22,12 @@ from transformers import PreTrainedTokenizerBase
 import finetune
 import train_velocity_field
 from contra.training import FieldTrainer
-from distillm.checkpoint import check_hashes
 from distillm.distributed import World
-from distillm.engine import TorchEngine
-from distillm.generation import Generator
-from distillm.reporting import JsonLinesLogger
-from distillm.trainer import Trainer
+from distillm.models.generation import Generator
+from distillm.run.loggers import JsonLinesLogger
+from distillm.training.checkpoint import check_hashes
+from distillm.training.engine import TorchEngine
+from distillm.training.trainer import Trainer
 from tests.entry.conftest import LONGEST_RUN, in_child, wait_for
 from tools import generate_responses
 

@@ -9,7 +9,7 @@ import pytest
 import finetune
 import train_velocity_field
 from contra.training import FieldTrainer
-from distillm.trainer import Trainer
+from distillm.training.trainer import Trainer
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ import train_velocity_field
 from contra.term import AlignmentTerm
 from contra.training import FieldTrainer
 from distillm.distillm2 import ContrastiveTerm
-from distillm.engine import TorchEngine
 from distillm.fdd import FeatureDynamicsTerm
+from distillm.models.split_model import SplitModel
 from distillm.objective import CrossEntropyTerm, DivergenceTerm
-from distillm.split_model import SplitModel
+from distillm.training.engine import TorchEngine
 from tests.entry.every_method import make_pairs, options_of
 
 BAD_STEP = 7

@@ -116,7 +116,9 @@ def test_a_score_as_good_as_the_start_does_not_beat_it_and_the_last_model_is_kep
 def test_with_generation_the_rouge_selects(train, read_log, tmp_path, monkeypatch):
     scores = iter([10.0, 30.0, 20.0, 25.0])
     metrics = {"exact_match": 0.0}
-    monkeypatch.setattr("distillm.validation.compute_metrics", lambda *texts: {"rougeL": next(scores), **metrics})
+    monkeypatch.setattr(
+        "distillm.training.validation.compute_metrics", lambda *texts: {"rougeL": next(scores), **metrics}
+    )
     assert train(tmp_path / "save", "--eval-gen").status == 0
     assert json.loads((tmp_path / "save" / "finished.json").read_text())["kept_step"] == STEPS_PER_EPOCH
     validations = [record for record in read_log(tmp_path / "save") if "dev_loss" in record]

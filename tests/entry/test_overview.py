@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import train_velocity_field
-from distillm.overview import duration, short
+from distillm.training.overview import duration, short
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,7 +7,7 @@ import pytest
 import finetune
 import train_velocity_field
 from contra.training import FieldTrainer
-from distillm.trainer import Trainer
+from distillm.training.trainer import Trainer
 from tests.entry.every_method import make_pairs
 
 STEPS_PER_EPOCH = 6  # 26 pairs in steps of 4

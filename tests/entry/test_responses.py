@@ -10,7 +10,7 @@ from datasets import load_from_disk
 
 from data_utils.instructions import read_jsonl
 from data_utils.prompts import format_prompt
-from distillm.generation import Generator
+from distillm.models.generation import ResponseGenerator
 from tools import build_response_pairs, generate_responses
 
 ROOMS = ["--max-prompt-length", "48", "--max-new-tokens", "16"]
@@ -85,7 +85,7 @@ def test_neither_the_batch_size_nor_the_number_of_processes_changes_a_response(
 @pytest.mark.parametrize("torn", [False, True])
 def test_a_killed_run_goes_on_where_it_was_and_ends_the_same(torn, responses, answering, run_killed, run, tmp_path):
     output, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial"
-    run_killed(generate_responses.main, answering(output), Generator, "respond", 3)
+    run_killed(generate_responses.main, answering(output), ResponseGenerator, "respond", 3)
     assert not output.exists()
     whole = (responses / "generated_train_student.jsonl").read_bytes()
     assert partial.read_bytes() == b"".join(whole.splitlines(keepends=True)[:16])  # 2 rounds of 4 batches of 2
@@ -115,7 +115,7 @@ def test_responses_that_stand_are_left_alone(responses, answering, run, contents
 def test_bug_two_processes_answered_into_one_file_and_half_of_the_rows_were_lost(
     answering, responses, refused, run, tmp_path, monkeypatch
 ):
-    output, original, second = tmp_path / "out.jsonl", Generator.respond, []
+    output, original, second = tmp_path / "out.jsonl", ResponseGenerator.respond, []
 
     def respond(*arguments, **keywords):
         if not second:
@@ -123,7 +123,7 @@ def test_bug_two_processes_answered_into_one_file_and_half_of_the_rows_were_lost
             refused(generate_responses.main, answering(output), tmp_path, "another process writes to", output)
         return original(*arguments, **keywords)
 
-    monkeypatch.setattr(Generator, "respond", respond)
+    monkeypatch.setattr(ResponseGenerator, "respond", respond)
     assert run(generate_responses.main, answering(output)).status == 0 and second
     assert output.read_bytes() == (responses / "generated_train_student.jsonl").read_bytes()
 

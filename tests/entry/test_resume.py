@@ -11,10 +11,10 @@ from transformers import PreTrainedTokenizerBase
 import finetune
 import train_velocity_field
 from contra.training import FieldTrainer
-from distillm import run_folder
-from distillm.checkpoint import Checkpoints
-from distillm.trainer import Trainer
-from distillm.validation import Validator
+from distillm.run import folder as run_folder
+from distillm.training.checkpoint import Checkpoints
+from distillm.training.trainer import Trainer
+from distillm.training.validation import Validator
 from tests.entry.every_method import make_pairs, options_of
 
 # `kd` stands for every divergence: they share all state.

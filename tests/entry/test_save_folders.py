@@ -9,7 +9,7 @@ import pytest
 
 import finetune
 import train_velocity_field
-from distillm.trainer import Trainer
+from distillm.training.trainer import Trainer
 from tests.entry.conftest import call, exchange_weights, in_child, wait_for
 from tools import process_data_dolly
 

@@ -16,7 +16,7 @@ import train_velocity_field
 from contra.training import FieldTrainer
 from data_utils.files import write_json
 from distillm.distributed import World
-from distillm.generation import KeyedSampling
+from distillm.models.generation import KeyedSampling
 from tests.entry.answers import answers, differing_rows
 from tests.entry.curves import (
     SAME_CURVE,

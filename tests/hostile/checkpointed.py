@@ -10,12 +10,12 @@ from contra.projector import Projector
 from contra.training import FieldRefresh, FieldSettings, FieldTrainer
 from contra.velocity_field import VelocityField
 from data_utils.errors import UserError
-from distillm.checkpoint import Checkpoints
-from distillm.engine import TorchEngine
+from distillm.models.split_model import SplitModel
 from distillm.on_policy import AdaptiveThreshold, OnPolicyRows, OnPolicySettings, ReplayBuffer
-from distillm.split_model import SplitModel
-from distillm.trainer_state import TrainerState
-from tests.runtime.tiny import ALONE, make_gpt2, make_rows
+from distillm.training.checkpoint import Checkpoints
+from distillm.training.engine import TorchEngine
+from distillm.training.trainer_state import TrainerState
+from tests.distillm.tiny import ALONE, make_gpt2, make_rows
 
 
 class Run:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import strategies as st
 
-from distillm.checkpoint import HASHES
 from distillm.on_policy import OnPolicyRows
+from distillm.training.checkpoint import HASHES
 from tests.hostile.cases import cases
 from tests.hostile.checkpointed import Run, newest, resume
 from tests.hostile.damage import damages

@@ -17,10 +17,12 @@ from contra.field_files import load_field, save_field
 from contra.projector import Projector
 from contra.velocity_field import VelocityField
 from data_utils.errors import UserError
-from distillm.models import add_lora, check_model_type, load_causal_lm, load_tokenizer
+from distillm.models.adapters import add_lora
+from distillm.models.checks import check_model_type
+from distillm.models.loading import load_causal_lm, load_tokenizer
+from tests.distillm.tiny import make_gpt2, make_llama
 from tests.hostile.cases import cases
 from tests.hostile.damage import Damage, damages
-from tests.runtime.tiny import make_gpt2, make_llama
 
 PARTS = st.floats(0, 1, exclude_max=True)
 # Whole values of a JSON file exchanged for others.

@@ -19,10 +19,10 @@ from distillm.arguments import (
     TrainingArguments,
     flag,
 )
-from distillm.deepspeed_engine import load_config
 from distillm.method import DIVERGENCE_NAMES, Method
 from distillm.option_parser import merged, parse_arguments
-from distillm.option_use import check_option_use, check_save_folder
+from distillm.training.deepspeed_engine import load_config
+from distillm.training.option_use import check_option_use, check_save_folder
 from evaluate import EvaluationArguments
 from tests.hostile.cases import cases, refusal
 

@@ -23,11 +23,12 @@ from data_utils.errors import UserError
 from data_utils.indexed_dataset import IndexedDatasetWriter
 from data_utils.instructions import InstructionDataset
 from data_utils.response_pairs import PairDataset
-from distillm.checkpoint import write_hashes
-from distillm.models import add_lora, load_causal_lm, load_tokenizer
+from distillm.models.adapters import add_lora
+from distillm.models.loading import load_causal_lm, load_tokenizer
+from distillm.training.checkpoint import write_hashes
+from tests.distillm.tiny import make_gpt2, make_llama
 from tests.hostile.cases import cases
 from tests.hostile.checkpointed import Run, newest, resume
-from tests.runtime.tiny import make_gpt2, make_llama
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -201,7 +202,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from data_utils.errors import UserError
-from distillm.deepspeed_engine import DeepSpeedEngine, load_config
+from distillm.training.deepspeed_engine import DeepSpeedEngine, load_config
 from distillm.distributed import World
 from tests.hostile.test_hostile_pickles import FORMS, Trap
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from data_utils.errors import UserError
 from data_utils.response_pairs import PairDataset
-from distillm.reporting import JsonLinesLogger
+from distillm.run.loggers import JsonLinesLogger
 from evaluate import Job, is_done, write_results
+from tests.distillm.tiny import ALONE
 from tests.hostile.cases import cases
 from tests.hostile.damage import damages
 from tests.hostile.texts import BROKEN_TEXT, JUNK, TEXT
-from tests.runtime.tiny import ALONE
 from tools.build_response_pairs import join, read_responses
 from tools.evaluation_results import open_rows
 from tools.generate_responses import append, resume

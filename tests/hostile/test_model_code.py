@@ -14,8 +14,10 @@ import evaluate
 import finetune
 from data_utils.errors import UserError, run_as_script
 from data_utils.instructions import EVALUATION_SETS
-from distillm.models import add_lora, check_model_type, load_causal_lm, load_tokenizer
-from tests.runtime.tiny import make_gpt2, make_llama
+from distillm.models.adapters import add_lora
+from distillm.models.checks import check_model_type
+from distillm.models.loading import load_causal_lm, load_tokenizer
+from tests.distillm.tiny import make_gpt2, make_llama
 from tools import generate_responses, import_gguf, process_data_dolly, process_data_pretrain, prune_depth
 
 NEVER = "Python code of its own, which is never run"

@@ -1,0 +1,61 @@
+"""What must fit together: models, their tokenizers, and the lengths of rows."""
+
+from typing import Any
+
+from transformers import AutoConfig
+
+from data_utils.errors import Reading, UserError
+from data_utils.store_meta import describe_tokenizer
+from distillm.models.loading import check_folder, fetch_hint, load_tokenizer, split_checkpoint
+from distillm.models.split_model import SplitModel
+
+
+def check_model_type(path: str, expected: str) -> None:
+    """Raise unless the checkpoint's architecture is the one the script says."""
+    path, _ = split_checkpoint(path)
+    check_folder(path, "config.json")
+    with Reading(path, fetch_hint(path)):
+        found = AutoConfig.from_pretrained(path, trust_remote_code=False).model_type
+    if found != expected:
+        raise UserError(f"{path} is a {found} model, --model-type says {expected}; pass --model-type {found}")
+
+
+def match_vocabulary(student: SplitModel, teacher: SplitModel, tokenizer_size: int) -> None:
+    """Make the teacher score the student's vocabulary entries; both models have one tokenizer.
+
+    Sizes of one family differ by padding: entries that no token has. A teacher loses those that the student lacks. The
+    student keeps all of its own, since entries without a gradient would drift and be generated; so it may not be the
+    larger one.
+
+    Raises:
+        UserError: the teacher has fewer entries than the student, or the student fewer than the tokenizer.
+    """
+    if student.vocab_size < tokenizer_size:
+        raise UserError(
+            f"the student scores {student.vocab_size} vocabulary entries, its tokenizer has {tokenizer_size}; "
+            "enlarge the model's embeddings, or use the tokenizer that belongs to it"
+        )
+    if teacher.vocab_size < student.vocab_size:
+        raise UserError(
+            f"the student scores {student.vocab_size} vocabulary entries, the teacher only {teacher.vocab_size}; "
+            "distillation compares them entry by entry, so choose a teacher with at least as many"
+        )
+    if teacher.vocab_size > student.vocab_size:
+        teacher.cut_vocabulary(student.vocab_size)
+
+
+def check_max_length(config: Any, max_length: int) -> None:
+    """Raise if rows of `max_length` ids have more positions than the model knows."""
+    known = getattr(config, "max_position_embeddings", None)
+    if known is not None and max_length > known:
+        raise UserError(f"--max-length {max_length} is more than the {known} positions of the model; lower it")
+
+
+def check_same_tokenizer(student_path: str, teacher_path: str) -> None:
+    """Raise if the two checkpoints' tokenizers give the ids different meanings."""
+    student, teacher = load_tokenizer(student_path), load_tokenizer(teacher_path)
+    if describe_tokenizer(student)["fingerprint"] != describe_tokenizer(teacher)["fingerprint"]:
+        raise UserError(
+            f"the tokenizers of {student_path} and {teacher_path} differ; distillation compares the two models "
+            "id by id, so choose two models that share a tokenizer"
+        )

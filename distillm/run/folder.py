@@ -1,0 +1,109 @@
+"""The save folder of a run: fresh, to be resumed, or finished, and never that of another run."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from data_utils.errors import UserError
+from data_utils.files import Writing, locked, remove_folder, remove_leftovers, write_json
+from distillm.distributed import World
+from distillm.run.identity import MODEL_FILES, RECORD, difference, matching, must_agree, read_header
+
+FINISHED = "finished.json"  # written last: the folder holds the result
+LOCK = "training.log"  # locked by the process that trains here; it is never replaced
+STATE = ("checkpoints", "checkpoint", "best")  # folders that a run continues with
+# What may differ between a run and its continuation: the result does not depend on it, except for rounding.
+FREE_OPTIONS = {
+    "save",
+    "log_interval",
+    "save_interval",
+    "batch_size",  # how the rows of a step are split; the global batch counts
+    "gradient_accumulation_steps",
+    "eval_batch_size",
+    "resume",
+    "dry_run",
+    "report_to",
+    "deepspeed_config",
+}
+
+
+def is_finished(save: str, header: Mapping[str, Any], resume: str, world: World) -> bool:
+    """Say whether a save folder holds this run, finished; remove training state that is left, but write nothing.
+
+    Raises:
+        UserError: the folder holds a run with other options, or something that is no run.
+    """
+    folder = Path(save)
+    known = (folder / RECORD).exists()
+    foreign = [] if known else sorted(matching(folder))
+    if foreign:
+        raise UserError(f"{save} holds {foreign[0]}, which no run of this script wrote; choose another --save")
+    if resume == "never":
+        return False
+    if any(path for name in STATE for path in (folder / name).glob("*")) and not known:
+        raise UserError(
+            f"{save} holds a checkpoint, but no {RECORD} says of which run; start again with --resume never"
+        )
+    finished = (folder / FINISHED).exists()
+    if known:
+        _check_same_run(folder, header, finished)
+    if finished and world.is_main:
+        with suppress(UserError, OSError), locked(folder / LOCK):  # the process that finished it may do the same
+            _remove_state(folder)
+    return finished
+
+
+@contextmanager
+def open_run(save: str, header: Mapping[str, Any], resume: str, world: World) -> Iterator[None]:
+    """Lock the save folder for this run and write its `args.json`; call it once all that the run needs is loaded.
+
+    Raises:
+        UserError: another process writes to it.
+    """
+    folder = Path(save)
+    with ExitStack() as until_the_end:
+        if world.is_main:
+            with Writing(folder):
+                for place in (folder, *(path for path in map(folder.joinpath, STATE) if path.is_symlink())):
+                    place.resolve().mkdir(parents=True, exist_ok=True)  # the folder that a link leads to may be gone
+                until_the_end.enter_context(locked(folder / LOCK))
+                if resume == "never":
+                    _forget(folder)
+                elif (folder / RECORD).exists():
+                    _check_still_open(folder, header)
+                remove_leftovers(folder)
+                write_json(folder / RECORD, header)
+        world.barrier()
+        yield
+
+
+def _forget(folder: Path) -> None:
+    """Remove what an earlier run left, its model too, except `args.json`: it identifies the run, and is replaced."""
+    _remove_state(folder)
+    (folder / FINISHED).unlink(missing_ok=True)
+    for path in matching(folder, (*(MODEL_FILES if (folder / RECORD).exists() else ()), "log.jsonl")).values():
+        path.unlink()
+    (folder / LOCK).write_text("")
+
+
+def _remove_state(folder: Path) -> None:
+    """Remove all that a run continues with."""
+    remove_leftovers(folder)
+    for name in STATE:
+        remove_folder(folder / name)
+
+
+def _check_still_open(folder: Path, header: Mapping[str, Any]) -> None:
+    """Raise if another process began or finished something here while this one loaded its models."""
+    finished = (folder / FINISHED).exists()
+    _check_same_run(folder, header, finished)
+    if finished:
+        raise UserError(f"another process has just finished {folder}: run the same command again")
+
+
+def _check_same_run(folder: Path, header: Mapping[str, Any], finished: bool) -> None:
+    advice = "choose another --save, or start afresh with --resume never"
+    other = difference(read_header(folder / RECORD, advice), header, must_agree(header, FREE_OPTIONS, finished))
+    if other is not None:
+        raise UserError(f"{folder} holds a run with {other}; {advice}")
