@@ -4,16 +4,6 @@ import copy
 
 import pytest
 import torch
-from tests.distillm.test_objective import (
-    ROWS,
-    assert_same_gradients,
-    make_field,
-    micro_batches,
-    reference_alignment,
-    reference_cross_entropy,
-    reference_divergence,
-    step_gradient,
-)
 
 from contra.term import AlignmentTerm
 from data_utils.batching import Row, split_step
@@ -25,6 +15,16 @@ from distillm.method import Method
 from distillm.models.split_model import SplitModel
 from distillm.objective import Objective, Progress
 from distillm.terms import make_terms
+from tests.distillm.test_objective import (
+    ROWS,
+    assert_same_gradients,
+    make_field,
+    micro_batches,
+    reference_alignment,
+    reference_cross_entropy,
+    reference_divergence,
+    step_gradient,
+)
 from tests.distillm.tiny import ALONE, EOS, MAX_LENGTH, PAD, VOCABULARY, make_batch, make_rows
 
 STUDENT_LAYERS, TEACHER_LAYERS = [1, 2, 3], [1, 3, 5]  # 3 points of 4 and of 6 layers

@@ -2,7 +2,7 @@
 
 import finetune
 from distillm.distributed import World
-from distillm.models.generation import Generator
+from distillm.models.generation import ResponseGenerator
 from distillm.training.trainer import Trainer
 from tests.entry.curves import curve_deviation, steady_run, tensor_deviation
 from tests.precision import needs_bf16
@@ -40,7 +40,7 @@ def test_bug_responses_of_a_run_killed_while_it_wrote_differed_from_those_of_an_
 
     whole, killed, partial = (tmp_path / name for name in ("whole", "killed", "killed.partial"))
     assert call_script(generate_responses.main, options(whole)) == 0
-    run_killed(generate_responses.main, options(killed), Generator, "respond", 3)
+    run_killed(generate_responses.main, options(killed), ResponseGenerator, "respond", 3)
     partial.write_bytes(partial.read_bytes()[:-9])
     assert call_script(generate_responses.main, options(killed)) == 0
     assert killed.read_bytes() == whole.read_bytes()

@@ -16,7 +16,7 @@ import evaluate
 import finetune
 import train_velocity_field
 from contra.training import FieldTrainer
-from distillm.models.generation import Generator
+from distillm.models.generation import ResponseGenerator
 from distillm.training.trainer import Trainer
 from distillm.training.validation import Validator
 from tests.entry.conftest import call, in_child, wait_for
@@ -40,7 +40,7 @@ PLACES: dict[str, tuple[str, Any, str, int]] = {
     "in the validation before training": (CONTRA, Validator, "_loss", 1),
     "in a refresh": (CONTRA, FieldTrainer, "train_step", 3),
     "in the last step of a refresh": (CONTRA, FieldTrainer, "train_step", 6),
-    "in the regeneration of responses": (PAIRS, Generator, "_respond_batch", 10),
+    "in the regeneration of responses": (PAIRS, ResponseGenerator, "_respond_batch", 10),
 }
 
 
@@ -165,7 +165,7 @@ def test_a_signal_ends_an_evaluation_at_once_with_nothing_half_written(
     number, world, signal_at, run, contents, tmp_path
 ):
     save = tmp_path / "results"
-    signal_at(Generator, "_respond_batch", 2, number)
+    signal_at(ResponseGenerator, "_respond_batch", 2, number)
     options = world.evaluation(save, "--eval-batch-size", 4)
     stopped = run(evaluate.main, options)
     assert stopped.status == STOPPED
@@ -182,7 +182,7 @@ def test_a_signal_ends_the_generation_of_responses_at_once_and_it_goes_on_the_sa
         return [*words, "--eval-batch-size", 2, "--max-prompt-length", 48, "--max-new-tokens", 16]
 
     assert call_script(generate_responses.main, options(tmp_path / "whole")) == 0
-    signal_at(Generator, "_respond_batch", 6)
+    signal_at(ResponseGenerator, "_respond_batch", 6)
     stopped = run(generate_responses.main, options(tmp_path / "run"))
     assert stopped.status == STOPPED and "generate_responses.py: ended by SIGTERM\n" in stopped.err
     assert len((tmp_path / "run.partial").read_bytes().splitlines()) == 8

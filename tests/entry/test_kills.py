@@ -23,7 +23,7 @@ import finetune
 import train_velocity_field
 from contra.training import FieldTrainer
 from distillm.distributed import World
-from distillm.models.generation import Generator
+from distillm.models.generation import ResponseGenerator
 from distillm.run.loggers import JsonLinesLogger
 from distillm.training.checkpoint import check_hashes
 from distillm.training.engine import TorchEngine
@@ -45,7 +45,7 @@ TRAINING: dict[str, Place] = {
     **FILES,
     "a checkpoint gets its name": (Path, "rename", 2),
     "a step": (Trainer, "_train_step", 3),
-    "generation": (Generator, "_respond_batch", 2),
+    "generation": (ResponseGenerator, "_respond_batch", 2),
     "a decoding step": (torch, "searchsorted", 20),
     "weights are written": (TorchEngine, "save_state", 3),
     "a model is written": (PreTrainedTokenizerBase, "save_pretrained", 1),

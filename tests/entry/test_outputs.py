@@ -219,7 +219,7 @@ def test_another_seed_is_another_run(train, weights, tmp_path):
 def loads(monkeypatch):
     """Counts how often a model is loaded, and how many prompts each batch has."""
     counts = {"models": 0, "batches": []}
-    load, respond = evaluate.load_causal_lm, evaluate.Generator._respond_batch
+    load, respond = evaluate.load_causal_lm, evaluate.ResponseGenerator._respond_batch
 
     def counting_load(*arguments, **keywords):
         counts["models"] += 1
@@ -230,7 +230,7 @@ def loads(monkeypatch):
         return respond(self, model, prompts, uniforms)
 
     monkeypatch.setattr(evaluate, "load_causal_lm", counting_load)
-    monkeypatch.setattr(evaluate.Generator, "_respond_batch", counting_respond)
+    monkeypatch.setattr(evaluate.ResponseGenerator, "_respond_batch", counting_respond)
     return counts
 
 
