@@ -18,7 +18,7 @@ from data_utils.errors import UserError, run_as_script
 # isort: split
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,57 +30,48 @@ from data_utils.files import atomic_folder, write_json
 from data_utils.instructions import EVALUATION_SETS, load_evaluation_set, references
 from data_utils.prompts import encode_prompt
 from data_utils.randomness import keyed_uniforms
-from distillm.arguments import PRECISIONS, DecodingArguments, option, require_count, require_positive
+from distillm.arguments import CheckpointArguments, DecodingArguments, check_lengths
 from distillm.distributed import join_world, leave_world
 from distillm.metrics import mean_scores, score_rows
 from distillm.models.checks import check_max_length
-from distillm.models.generation import DecodingSettings, ResponseGenerator
+from distillm.models.generation import ResponseGenerator
 from distillm.models.loading import load_causal_lm, load_tokenizer, split_checkpoint
 from distillm.models.precision import DTYPES, autocast, resolve_precision
 from distillm.models.split_model import freeze
-from distillm.option_parser import merged, parse_arguments
+from distillm.option_parser import free_options, options_of, parse_arguments
+from distillm.options import amount, count, option
 from distillm.run.header import run_header
 from distillm.run.identity import STUDENT, difference, fingerprint, input_files, read_header
 from distillm.run.loggers import format_record
 
 # Prompts that are answered before their results are written: the most that a killed evaluation loses.
 PROMPTS_PER_ROUND = 20_000
-# Options that change no answer of a pair of set and seed.
-FREE_OPTIONS = {"save", "data_names", "seeds", "eval_batch_size"}
 
 
 @dataclass
-class EvaluationArguments:
+class EvaluationArguments(CheckpointArguments):
     """Which model is evaluated, and on which data."""
 
-    model_path: str = option("", "checkpoint: a folder, a hub id, or an adapter, which names its base model")
-    peft_path: str | None = option(None, "adapter, merged into the model at load")
-    precision: str = option(
-        "auto", "of matrix products; auto: bf16 where the hardware has it, fp16 on older GPUs, else fp32", PRECISIONS
-    )
     data_dir: str = option("data", "folder with the raw test sets (dolly/valid.jsonl, …)")
-    data_names: list[str] = field(
-        default_factory=lambda: list(EVALUATION_SETS),
-        metadata={"help": "test sets", "choices": list(EVALUATION_SETS)},
-    )
-    seeds: list[int] = field(default_factory=lambda: [10, 20, 30, 40, 50], metadata={"help": "of the sampling"})
-    num_rows: int = option(-1, "rows of each set to use; -1: all")
-    max_length: int = option(512, "ids of a row, prompt and response")
-    max_prompt_length: int = option(256, "ids of a prompt; the rest of max-length is room for the response")
-    eval_batch_size: int = option(64, "prompts of one batch on one rank")
-    save: str = option("", "folder for the results")
+    data_names: list[str] = option(list(EVALUATION_SETS), "test sets", list(EVALUATION_SETS), free=True)
+    seeds: list[int] = amount([10, 20, 30, 40, 50], "of the sampling", free=True)
+    num_rows: int = option(-1, "rows of each set to use; -1: all", least=1, minus_one="all")
+    max_length: int = count(512, "ids of a row, prompt and response")
+    max_prompt_length: int = count(256, "ids of a prompt; the rest of max-length is room for the response")
+    eval_batch_size: int = count(64, "prompts of one batch on one rank", free=True)
+    save: str = option("", "folder for the results", required="a folder for the results", free=True)
 
     def __post_init__(self) -> None:
-        if not self.model_path or not self.save:
-            raise UserError("--model-path and --save are needed: a checkpoint, and a folder for the results")
-        require_positive(self, "eval_batch_size", "max_length", "max_prompt_length")
-        require_count(self, "num_rows")
-        if min(self.seeds) < 0:
-            raise UserError(f"--seeds must be at least 0, not {min(self.seeds)}")
-        if self.max_prompt_length >= self.max_length:
-            raise UserError(
-                f"--max-prompt-length {self.max_prompt_length} leaves no room in --max-length {self.max_length}"
-            )
+        super().__post_init__()
+        check_lengths(self.max_length, self.max_prompt_length)
+
+
+@dataclass
+class Arguments:
+    """All options of this script."""
+
+    evaluation: EvaluationArguments
+    decoding: DecodingArguments
 
 
 @dataclass
@@ -95,24 +86,24 @@ class Job:
 
 
 def main() -> None:
-    (arguments, decoding), _ = parse_arguments([EvaluationArguments, DecodingArguments], __doc__ or "")
-    arguments.model_path, arguments.peft_path = split_checkpoint(arguments.model_path, arguments.peft_path)
-    options = {name: value for name, value in merged([arguments, decoding]).items() if name not in FREE_OPTIONS}
-    jobs = [job for job in open_jobs(arguments, options) if not is_done(job)]
+    arguments, _ = parse_arguments(Arguments, __doc__ or "")
+    options = arguments.evaluation
+    options.model_path, options.peft_path = split_checkpoint(options.model_path, options.peft_path)
+    jobs = [job for job in open_jobs(options, options_of(arguments, free_options(Arguments))) if not is_done(job)]
     if not jobs:
-        print(f"{arguments.save} holds all of these results: nothing to do")
+        print(f"{options.save} holds all of these results: nothing to do")
         return
     world = join_world()
-    tokenizer = load_tokenizer(arguments.model_path)
-    precision = resolve_precision(arguments.precision, world.device)
-    model = load_causal_lm(arguments.model_path, DTYPES[precision], adapter_path=arguments.peft_path)
-    check_max_length(model.config, arguments.max_length)
+    precision = resolve_precision(options.precision, world.device)
+    tokenizer = load_tokenizer(options.model_path)
+    model = load_causal_lm(options.model_path, DTYPES[precision], adapter_path=options.peft_path)
+    check_max_length(model.config, options.max_length)
     model = freeze(model).to(world.device)
-    room = arguments.max_length - arguments.max_prompt_length
-    generator = ResponseGenerator(tokenizer, DecodingSettings(room, **vars(decoding)), world, arguments.eval_batch_size)
+    room = options.max_length - options.max_prompt_length
+    generator = ResponseGenerator(tokenizer, arguments.decoding, room, options.eval_batch_size, world)
     for group in rounds(jobs):
         with autocast(precision, world.device):
-            answers = generate(model, tokenizer, generator, group, arguments.max_prompt_length)
+            answers = generate(model, tokenizer, generator, group, options.max_prompt_length)
         if world.is_main:
             for job, texts in zip(group, answers, strict=True):
                 write_results(job, texts)
@@ -120,7 +111,7 @@ def main() -> None:
 
 
 def open_jobs(arguments: EvaluationArguments, options: dict[str, Any]) -> list[Job]:
-    """Return the pairs of set and seed; missing data is an error at once."""
+    """Return the pairs of set and seed; missing data is an error at once. `options` identify the results."""
     limit = None if arguments.num_rows == -1 else arguments.num_rows
     models = input_files({name: options[name] for name in STUDENT})
     common = run_header(options, seed=0, global_batch_size=arguments.eval_batch_size, inputs=models)
@@ -172,7 +163,7 @@ def generate(
         job.name: [encode_prompt(tokenizer, record["prompt"], max_prompt_length) for record in job.records]
         for job in {job.name: job for job in jobs}.values()
     }
-    room = generator.settings.max_new_tokens
+    room = generator.max_new_tokens
     uniforms = [
         keyed_uniforms(job.seed, f"evaluation of {job.name}", 0, list(range(len(job.records))), room) for job in jobs
     ]

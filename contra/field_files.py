@@ -1,6 +1,7 @@
 """A trained velocity field and projector on disk: `{velocity_field,projector}.{json,safetensors}`."""
 
 import json
+from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def load_field(
     return velocity_field, projector
 
 
-def check_field_models(contra: ContraArguments, header: dict[str, Any], world: World) -> None:
+def check_field_models(contra: ContraArguments, header: Mapping[str, Any], world: World) -> None:
     """Raise if the field was trained for another teacher; another student may be intended and only causes a note."""
     for folder in filter(None, (contra.velocity_field_path, contra.projector_path)):
         other_teacher = other_models(Path(folder) / RECORD, header, TEACHER)
@@ -65,12 +66,6 @@ def check_field_models(contra: ContraArguments, header: dict[str, Any], world: W
                 f"or remove {Path(folder) / RECORD} if it is the same one"
             )
         note_other_models(Path(folder) / RECORD, header, STUDENT, world)
-
-
-def load_weights(folder: Path, velocity_field: VelocityField, projector: Projector) -> None:
-    """Copy the weights that `save_field` wrote into modules of the same shape."""
-    velocity_field.load_state_dict(load_file(folder / f"{VELOCITY_FIELD}.safetensors"))
-    projector.load_state_dict(load_file(folder / f"{PROJECTOR}.safetensors"))
 
 
 def _save(folder: Path, name: str, module: nn.Module, shape: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ asking for step n, and trains on the same rows on any number of ranks.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeVar
 
@@ -42,7 +42,7 @@ class TokenBatch:
     input_ids: Tensor  # [B, T] long
     attention_mask: Tensor  # [B, T] long, 1 on tokens and 0 on padding
     labels: Tensor  # [B, T] long
-    token_positions: Tensor  # [N] long: where tokens stand in the flattened batch
+    token_positions: Tensor  # [N] long: where tokens are in the flattened batch
     response_positions: Tensor  # [M] long: where labels count in the flattened batch
     response_counts: Tensor  # [B] long, always on the CPU: labels of each row that count
     row_ids: Tensor  # [B] long, always on the CPU
@@ -53,40 +53,18 @@ class TokenBatch:
         return self.labels != IGNORED
 
     def to(self, device: torch.device) -> "TokenBatch":
-        return TokenBatch(
-            self.input_ids.to(device, non_blocking=True),
-            self.attention_mask.to(device, non_blocking=True),
-            self.labels.to(device, non_blocking=True),
-            self.token_positions.to(device, non_blocking=True),
-            self.response_positions.to(device, non_blocking=True),
-            self.response_counts,
-            self.row_ids,
-        )
+        stay = ("response_counts", "row_ids")
+        moved = {name: x.to(device, non_blocking=True) for name, x in vars(self).items() if name not in stay}
+        return replace(self, **moved)
 
 
-@dataclass(frozen=True)
-class PromptBatch:
-    """Left-padded prompts, for generation."""
-
-    input_ids: Tensor  # [B, T] long
-    attention_mask: Tensor  # [B, T] long, 0 on padding
-    row_ids: Tensor  # [B] long
-
-    def to(self, device: torch.device) -> "PromptBatch":
-        return PromptBatch(
-            self.input_ids.to(device, non_blocking=True),
-            self.attention_mask.to(device, non_blocking=True),
-            self.row_ids.to(device, non_blocking=True),
-        )
-
-
-def collate(rows: Sequence[Row], pad_id: int, max_length: int, multiple: int = 8) -> TokenBatch:
-    """Pad the first `max_length` ids of each row to the longest, rounded up to `multiple`: `[B, T]`.
+def collate(rows: Sequence[Row], pad_id: int, multiple: int = 8) -> TokenBatch:
+    """Pad rows on the right to the longest, rounded up to `multiple`: `[B, T]`.
 
     The input is one id shorter than the row: the last id is only a label.
     """
     assert rows, "a batch needs a row"
-    sequences = [(row.prompt + row.response)[:max_length] for row in rows]
+    sequences = [row.prompt + row.response for row in rows]
     longest = max(len(ids) - 1 for ids in sequences)
     shape = len(rows), max(1, -(-longest // multiple)) * multiple
     input_ids = np.full(shape, pad_id, dtype=np.int64)
@@ -109,15 +87,6 @@ def collate(rows: Sequence[Row], pad_id: int, max_length: int, multiple: int = 8
     )
 
 
-def collate_prompts(prompts: Sequence[Sequence[int]], row_ids: Sequence[int], pad_id: int) -> PromptBatch:
-    """Pad prompts on the left to the longest: `[B, T]`."""
-    assert prompts, "a batch needs a prompt"
-    width = max(map(len, prompts))
-    input_ids = [[pad_id] * (width - len(ids)) + list(ids) for ids in prompts]
-    attention_mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]
-    return PromptBatch(torch.tensor(input_ids), torch.tensor(attention_mask), torch.tensor(list(row_ids)))
-
-
 @dataclass(frozen=True)
 class ShuffledOrder:
     """The rows of every optimiser step: each epoch is a new permutation, its incomplete last step is dropped.
@@ -137,8 +106,8 @@ class ShuffledOrder:
         return max(1, self.num_rows // self.rows_per_step)
 
     def rows(self, step: int) -> list[int]:
-        """Return the row indices of a step, counted from 0 over all epochs: `[rows_per_step]`."""
-        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+        """Return the row indices of a step, counted from 1 over all epochs: `[rows_per_step]`."""
+        epoch, step_in_epoch = divmod(step - 1, self.steps_per_epoch)
         permutation = _permutation(self.num_rows, self.seed, epoch)
         first = step_in_epoch * self.rows_per_step
         return permutation.take(range(first, first + self.rows_per_step), mode="wrap").tolist()

@@ -63,13 +63,15 @@ class InstructionDataset(Sequence[Row]):
     An item without separator has no prompt: all its tokens are response, so SFT on a corpus is pretraining.
     """
 
-    def __init__(self, folder: str | Path, split: str, max_length: int, max_prompt_length: int) -> None:
+    def __init__(
+        self, folder: str | Path, split: str, max_length: int, max_prompt_length: int, num_rows: int = -1
+    ) -> None:
         prefix = Path(folder) / f"{split}_0"
         self._items = IndexedDataset(prefix)
         if not len(self._items) or not self._items.sizes.all():
             raise UserError(f"{prefix}.idx holds no item, or an empty one: process the data again")
         self._prompt_sizes = _prompt_sizes(self._items, f"{prefix}.bin")
-        self._max_length = max_length
+        self._max_length, self._num_rows = max_length, num_rows
         self._sidecar = Path(folder) / f"{split}.jsonl"
         self._records = read_jsonl(self._sidecar) if self._sidecar.exists() else None
         if self._records is not None and len(self._records) != len(self._items):
@@ -86,7 +88,7 @@ class InstructionDataset(Sequence[Row]):
             )
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self._items) if self._num_rows == -1 else min(self._num_rows, len(self._items))
 
     def __getitem__(self, index: int) -> Row:  # type: ignore[override]  # no slices
         """Return row `index`, cut to its first `max_length` ids."""

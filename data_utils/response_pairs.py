@@ -76,10 +76,10 @@ class PairDataset(Sequence[Pair]):
         self._rejected = list(responses)
 
 
-def collate_pairs(pairs: Sequence[Pair], pad_id: int, max_length: int) -> TokenBatch:
+def collate_pairs(pairs: Sequence[Pair], pad_id: int) -> TokenBatch:
     """Stack P pairs into one batch: the chosen rows first, then the rejected ones: `[2P, T]`."""
     rows = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
-    return collate(rows, pad_id, max_length)
+    return collate(rows, pad_id)
 
 
 def is_pair_folder(folder: str | Path) -> bool:

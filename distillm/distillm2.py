@@ -1,6 +1,8 @@
-"""DistiLLM-2: raise the student on the teacher's responses (chosen), lower it on its own (rejected)."""
+"""DistiLLM-2: raise the student on the teacher's responses (chosen), lower it on its own (rejected).
 
-from dataclasses import dataclass
+Source: DistiLLM-2 (arXiv 2503.07067); docs/methods.md.
+"""
+
 from functools import partial
 from typing import NamedTuple
 
@@ -8,21 +10,12 @@ import torch
 from torch import Tensor
 
 from data_utils.batching import IGNORED, TokenBatch
+from distillm.arguments import PairArguments
 from distillm.divergences import Divergence, kullback_leibler, log_mixture, log_probabilities, skewed_forward_kl
 from distillm.models.split_model import HiddenStates, SplitModel
 from distillm.objective import Progress
 from distillm.reduction import gather
 from distillm.token_losses import sum_over_chunks
-
-
-@dataclass(frozen=True)
-class ContrastiveSettings:
-    """`version` v1 or v2; the α are the mixing weights of K1 and K2; β rises when it is gradual."""
-
-    version: str
-    gradual_beta: bool
-    alpha_1: float
-    alpha_2: float
 
 
 class PairDivergences(NamedTuple):
@@ -53,18 +46,9 @@ def pair_divergences(
     raise ValueError(f"DistiLLM-2 has the versions v1 and v2, not {version!r}")
 
 
-def row_weights(selected: Tensor) -> Tensor:
-    """Return 1 / (selected tokens of its row) for each selected token: `[P, T]` bool -> `[M]`, fp32."""
-    return (1 / selected.sum(1, keepdim=True).clamp(min=1)).expand(selected.shape)[selected]
-
-
-def sequence_means(values: Tensor, selected: Tensor) -> Tensor:
-    """Return each row's mean of the values of its selected tokens, 0 for a row without any.
-
-    values `[M]`, in row-major order of the M selected positions; selected `[P, T]` bool -> `[P]`
-    """
-    rows = selected.nonzero()[:, 0]
-    return values.new_zeros(len(selected)).index_add(0, rows, values * row_weights(selected))
+def token_weights(counts: Tensor) -> Tensor:
+    """Return 1 / (response tokens of its row) for each response token: counts `[P]` -> `[M]`."""
+    return (1 / counts).repeat_interleave(counts)
 
 
 def contrastive_loss(
@@ -83,18 +67,14 @@ def contrastive_loss(
     """
     if len(labels) % 2:
         raise ValueError(f"pairs come as chosen rows, then as many rejected ones; {len(labels)} is odd")
-    losses = []
-    sides = zip(
-        pair_divergences(version, beta, alpha_1, alpha_2),
-        student_logits.chunk(2),
-        teacher_logits.chunk(2),
-        labels.chunk(2),
-        strict=True,
-    )
-    for divergence, student, teacher, side_labels in sides:
+    divergences = pair_divergences(version, beta, alpha_1, alpha_2)
+    loss = student_logits.new_zeros(len(labels) // 2, dtype=torch.float32)
+    sides = (divergences, student_logits.chunk(2), teacher_logits.chunk(2), labels.chunk(2))
+    for divergence, student, teacher, side_labels in zip(*sides, strict=True):
         selected = side_labels != IGNORED
-        losses.append(sequence_means(divergence(student[selected], teacher[selected]), selected))
-    return losses[0] + losses[1]
+        values = divergence(student[selected], teacher[selected]) * token_weights(selected.sum(1))
+        loss = loss.index_add(0, selected.nonzero()[:, 0], values)
+    return loss
 
 
 def gradual_beta(step: int, total_steps: int) -> float:
@@ -103,12 +83,16 @@ def gradual_beta(step: int, total_steps: int) -> float:
 
 
 class ContrastiveTerm:
-    """DistiLLM-2's part of the objective; a batch holds P chosen rows, then P rejected ones (docs/methods.md)."""
+    """The same loss as a part of the objective: summed over pairs, in chunks of tokens.
+
+    A batch holds P chosen rows, then P rejected ones.
+    """
 
     name, source, needs_teacher = "distillm2", "instruction", True
 
-    def __init__(self, weight: float, settings: ContrastiveSettings, student: SplitModel, teacher: SplitModel):
-        self.weight, self.settings, self.student, self.teacher = weight, settings, student, teacher
+    def __init__(self, weight: float, version: str, arguments: PairArguments, student: SplitModel, teacher: SplitModel):
+        self.weight, self.version, self.arguments = weight, version, arguments
+        self.student, self.teacher = student, teacher
 
     def count(self, batch: TokenBatch) -> Tensor:
         """Pairs, whatever their lengths: each side of a pair is a mean over its tokens."""
@@ -118,23 +102,17 @@ class ContrastiveTerm:
         self, batch: TokenBatch, student: HiddenStates, teacher: HiddenStates | None, progress: Progress
     ) -> Tensor:
         assert teacher is not None
-        settings = self.settings
-        beta = gradual_beta(progress.step, progress.total_steps) if settings.gradual_beta else 1.0
-        divergences = pair_divergences(settings.version, beta, settings.alpha_1, settings.alpha_2)
+        arguments = self.arguments
+        beta = gradual_beta(progress.step, progress.total_steps) if arguments.gradual_beta else 1.0
+        divergences = pair_divergences(self.version, beta, arguments.base_alpha_1, arguments.base_alpha_2)
         chosen = int(batch.response_counts.chunk(2)[0].sum())  # the first positions: they are sorted
-        parts = [chosen, len(batch.response_positions) - chosen]
-        weights = (1 / batch.response_counts).repeat_interleave(batch.response_counts).to(student.last.device)
-        sides = zip(
-            divergences,
-            gather(student.last, batch.response_positions).split(parts),
-            gather(teacher.last, batch.response_positions).split(parts),
-            weights.split(parts),
-            strict=True,
-        )
-        return torch.stack([self._side(*side) for side in sides]).sum()
+        weights = token_weights(batch.response_counts).to(student.last.device)
+        tensors = (*(gather(states.last, batch.response_positions) for states in (student, teacher)), weights)
+        parts = [tensor.split([chosen, len(tensor) - chosen]) for tensor in tensors]
+        return torch.stack([self._side(*side) for side in zip(divergences, *parts, strict=True)]).sum()
 
     def _side(self, divergence: Divergence, student_states: Tensor, teacher_states: Tensor, weights: Tensor) -> Tensor:
-        """Return the weighted sum over one side's response tokens `[M, D]`, `[M]`, in chunks of tokens."""
+        """Return the weighted sum over one side's response tokens `[M, D]`, `[M]`."""
 
         def per_token(student_states: Tensor, teacher_states: Tensor, weights: Tensor) -> Tensor:
             with torch.no_grad():
@@ -142,4 +120,4 @@ class ContrastiveTerm:
             return weights.squeeze(-1) * divergence(self.student.head(student_states), teacher_logits)
 
         tensors = student_states, teacher_states, weights.unsqueeze(-1)
-        return sum_over_chunks(per_token, tensors, self.student.vocab_size, self.student.head)
+        return sum_over_chunks(per_token, tensors, self.student.vocab_size, self.student.sharded)

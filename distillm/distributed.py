@@ -65,18 +65,11 @@ class World:
             dist.barrier()
 
 
-def is_sharded(module: torch.nn.Module) -> bool:
-    """Say whether each rank holds a piece of every weight (DeepSpeed's ZeRO 3), so that a call waits for all ranks."""
-    return any(hasattr(parameter, "ds_id") for parameter in module.parameters())
-
-
-def calls_of(module: torch.nn.Module, needed: int) -> int:
-    """Return how often to call a module that this rank needs `needed` times: equal on all ranks if it is sharded."""
-    if not is_sharded(module):
-        return needed
-    most = torch.tensor(needed, device=next(module.parameters()).device)
-    dist.all_reduce(most, op=dist.ReduceOp.MAX)
-    return int(most)
+def largest_of_all(count: int, device: torch.device) -> int:
+    """Return the largest `count` of all ranks, which all call this at the same time."""
+    largest = torch.tensor(count, device=device)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return int(largest)
 
 
 def join_world() -> World:

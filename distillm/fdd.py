@@ -57,4 +57,5 @@ class FeatureDynamicsTerm:
             return fdd_per_token(self.student.head(student_states), teacher_logits)
 
         states = tuple(gather_layers(model.scheduled, batch.token_positions) for model in (student, teacher))
-        return sum_over_chunks(per_token, states, len(student.scheduled) * self.student.vocab_size, self.student.head)
+        width = len(student.scheduled) * self.student.vocab_size
+        return sum_over_chunks(per_token, states, width, self.student.sharded)

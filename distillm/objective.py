@@ -24,7 +24,7 @@ MicroBatch = Mapping[str, TokenBatch]
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands; `step` and `epoch` count from 1."""
+    """How far a run has come; `step` and `epoch` count from 1."""
 
     step: int
     total_steps: int
@@ -98,7 +98,7 @@ class DivergenceTerm:
             return self.divergence(self.student.head(student_states), teacher_logits)
 
         tensors = tuple(gather(states.last, batch.response_positions) for states in (student, teacher))
-        return sum_over_chunks(per_token, tensors, self.student.vocab_size, self.student.head)
+        return sum_over_chunks(per_token, tensors, self.student.vocab_size, self.student.sharded)
 
 
 def cross_entropy_sum(model: SplitModel, states: Tensor, batch: TokenBatch) -> Tensor:
@@ -108,15 +108,25 @@ def cross_entropy_sum(model: SplitModel, states: Tensor, batch: TokenBatch) -> T
     def per_token(states: Tensor, labels: Tensor) -> Tensor:
         return cross_entropy_per_token(model.head(states), labels)
 
-    return sum_over_chunks(per_token, (gather(states, batch.response_positions), labels), model.vocab_size, model.head)
+    tensors = gather(states, batch.response_positions), labels
+    return sum_over_chunks(per_token, tensors, model.vocab_size, model.sharded)
 
 
 class Objective:
     """The terms of a method, evaluated together on one student (and teacher) forward for each source."""
 
-    def __init__(self, terms: Sequence[Term], student: SplitModel, teacher: SplitModel | None, world: World):
+    def __init__(
+        self,
+        terms: Sequence[Term],
+        student: SplitModel,
+        teacher: SplitModel | None,
+        world: World,
+        student_learns: bool = True,
+    ):
+        """Without `student_learns` no gradient reaches the student: something else learns from its states."""
         assert len({term.name for term in terms}) == len(terms), "term names identify terms in the log"
         self.terms, self.student, self.teacher, self.world = list(terms), student, teacher, world
+        self.student_learns = student_learns
         self.sources = sorted({term.source for term in terms})
 
     def normalisers(self, micro_batches: Sequence[MicroBatch]) -> Tensor:
@@ -143,4 +153,5 @@ class Objective:
         if self.teacher is not None and any(term.needs_teacher for term in self.terms if term.source == source):
             with torch.no_grad():
                 teacher_states = self.teacher.forward(batch)
-        return self.student.forward(batch), teacher_states
+        with torch.set_grad_enabled(self.student_learns and torch.is_grad_enabled()):
+            return self.student.forward(batch), teacher_states

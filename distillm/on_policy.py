@@ -1,9 +1,12 @@
-"""On-policy sampling: when the student generates, the replay buffer, and the adaptive threshold (docs/methods.md)."""
+"""On-policy sampling: when the student generates, the replay buffer, and the adaptive threshold.
+
+Sources: DistiLLM (arXiv 2402.03898), and for mixed types GKD (2306.13649); docs/methods.md.
+"""
 
 import json
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -14,6 +17,7 @@ from data_utils.batching import Row
 from data_utils.errors import UserError
 from data_utils.files import write_json
 from data_utils.randomness import keyed_generator, keyed_seed
+from distillm.arguments import OnPolicyArguments
 from distillm.models.generation import ResponseGenerator
 
 THRESHOLD_INCREMENT = 0.1
@@ -74,37 +78,29 @@ class ReplayBuffer(Generic[RowType]):
         self.rows = deque(state["rows"], maxlen=self.capacity)
 
 
-@dataclass(frozen=True)
-class OnPolicySettings:
-    """`sampling` is adaptive or mixed; the others are the options of the same names."""
-
-    sampling: str
-    mixed_alpha: float
-    replay_ratio: str
-    max_length: int
-    seed: int
-
-
 def draw_case(
-    settings: OnPolicySettings,
+    sampling: str,
+    arguments: OnPolicyArguments,
     draw: float,
     threshold: float,
     step: int,
     total_steps: int,
     buffered: int,
-    full: int,
 ) -> str:
     """Return which rows a step trains on: "dataset", "generated", "mixed" (generate, then draw) or "replayed".
 
     Args:
+        sampling: of the method, adaptive or mixed.
         draw: r, uniform in [0, 1).
+        threshold: φ.
         step: counted from 1.
-        buffered: rows in the buffer; `full`: its capacity.
+        buffered: rows in the buffer.
     """
-    if settings.sampling == "mixed":
-        return "mixed" if draw < settings.mixed_alpha else "dataset"
+    if sampling == "mixed":
+        return "mixed" if draw < arguments.mixed_alpha else "dataset"
     factor = {"decreasing": 1 - step / total_steps, "constant": 0.5, "increasing": step / total_steps}
-    if draw < threshold * factor[settings.replay_ratio] or (draw < threshold and buffered < full):
+    fresh = threshold * factor[arguments.replay_ratio]
+    if draw < fresh or (draw < threshold and buffered < arguments.capacity):
         return "generated"
     return "replayed" if draw < threshold else "dataset"
 
@@ -135,30 +131,20 @@ class OnPolicyRows:
     """
 
     def __init__(
-        self,
-        settings: OnPolicySettings,
-        threshold: AdaptiveThreshold,
-        buffer: ReplayBuffer[Row],
-        student: nn.Module,
-        generator: ResponseGenerator,
+        self, sampling: str, arguments: OnPolicyArguments, seed: int, student: nn.Module, generator: ResponseGenerator
     ):
-        self.settings, self.threshold, self.buffer = settings, threshold, buffer
+        self.sampling, self.arguments, self.seed = sampling, arguments, seed
         self.student, self.generator = student, generator
+        self.threshold = AdaptiveThreshold(arguments.init_threshold, arguments.loss_eps)
+        self.buffer: ReplayBuffer[Row] = ReplayBuffer(arguments.capacity)
         self.cases = {"dataset": 0, "generated": 0, "mixed": 0, "replayed": 0}
 
     def rows(self, step: int, total_steps: int, rows: Sequence[Row]) -> Sequence[Row]:
         """Return what the step (from 1) trains on instead of the data set's `rows`."""
-        draw = float(keyed_generator(self.settings.seed, "on-policy draw", step).random())
-        case = draw_case(
-            self.settings,
-            draw,
-            self.threshold.threshold,
-            step,
-            total_steps,
-            len(self.buffer),
-            self.buffer.capacity,
-        )
-        if case == "replayed" and len(self.buffer) < len(rows):
+        draw = float(keyed_generator(self.seed, "on-policy draw", step).random())
+        threshold, buffered = self.threshold.threshold, len(self.buffer)
+        case = draw_case(self.sampling, self.arguments, draw, threshold, step, total_steps, buffered)
+        if case == "replayed" and buffered < len(rows):
             case = "generated"  # a draw needs a whole step's rows in the buffer
         self.cases[case] += 1
         if case == "dataset":
@@ -173,11 +159,11 @@ class OnPolicyRows:
 
     def update(self, dev_loss: float) -> None:
         """Tell the adaptive threshold a validation loss."""
-        if self.settings.sampling == "adaptive":
+        if self.sampling == "adaptive":
             self.threshold.update(dev_loss)
 
     def description(self) -> dict[str, float]:
-        """Return the threshold and the share of each case among the steps so far, for the log."""
+        """Return the threshold, and how large a share of the steps so far each case had, for the log."""
         steps = max(1, sum(self.cases.values()))
         shares = {f"{case}_share": count / steps for case, count in self.cases.items() if count}
         return {"threshold": self.threshold.threshold, **shares}
@@ -202,15 +188,12 @@ class OnPolicyRows:
             self.student,
             [row.prompt for row in rows],
             [row.row_id for row in rows],
-            seed=self.settings.seed,
+            seed=self.seed,
             purpose="on-policy response",
             step=step,
         )
-        return [
-            Row(row.prompt, response[: self.settings.max_length - len(row.prompt)], row.row_id)
-            for row, response in zip(rows, responses, strict=True)
-        ]
+        return [replace(row, response=response) for row, response in zip(rows, responses, strict=True)]
 
     def _draw(self, step: int, count: int) -> list[Row]:
-        generator = torch.Generator().manual_seed(keyed_seed(self.settings.seed, "replay", step))
+        generator = torch.Generator().manual_seed(keyed_seed(self.seed, "replay", step))
         return self.buffer.sample(count, generator)

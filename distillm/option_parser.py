@@ -3,18 +3,18 @@
 import argparse
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import MISSING, Field, fields
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from transformers.hf_argparser import string_to_bool
 
 from data_utils.errors import UserError
-from distillm.arguments import flag
+from distillm.options import flag
 
 VALUES = {int: "INT", float: "NUMBER", str: "TEXT", bool: "true|false"}  # as help shows them
 
-Group = TypeVar("Group")
+Groups = TypeVar("Groups")
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -27,16 +27,16 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 class ArgumentParser(argparse.ArgumentParser):
     """A parser of several dataclasses of options, strict: no abbreviations, and an error is one line."""
 
-    def __init__(self, types: Sequence[type], description: str, unread: set[str]):
+    def __init__(self, groups: Sequence[type], description: str, unread: Collection[str]):
         super().__init__(
             usage="%(prog)s --option value ...",
             description=description,
             allow_abbrev=False,
             formatter_class=HelpFormatter,
         )
-        for kind in types:
+        for kind in groups:
             title = re.sub(r"(?<!^)(?=[A-Z])", " ", kind.__name__.removesuffix("Arguments")).lower()
-            group = self if names_of([kind]) <= unread else self.add_argument_group(title, kind.__doc__)
+            group = self if names_of(kind) <= {*unread} else self.add_argument_group(title, kind.__doc__)
             hints = get_type_hints(kind)
             for entry in fields(kind):
                 add_option(group, entry, hints[entry.name], entry.name not in unread)
@@ -49,7 +49,7 @@ def add_option(group: Any, entry: Field, hint: Any, shown: bool) -> None:
     """Add a dataclass's field to a parser, with hyphens and with underscores; help shows it if the script reads it."""
     default = entry.default_factory() if entry.default_factory is not MISSING else entry.default
     (kind,) = {*(get_args(hint) or [hint])} - {type(None)}  # the type of one word, also of `int | None` and `list[int]`
-    choices = entry.metadata.get("choices")
+    choices = entry.metadata["choices"]
     words: dict[str, Any] = {"type": kind, "choices": choices, "metavar": VALUES[kind]}
     if choices is not None:
         words["metavar"] = "{" + ",".join(choices) + "}"
@@ -75,18 +75,23 @@ def described_default(default: Any) -> str:
 
 
 def parse_arguments(
-    types: Sequence[type], description: str, unread: set[str] | None = None
-) -> tuple[list[Any], set[str]]:
-    """Return the arguments of the command line, one object per type, and the names of the options given on it.
+    kind: type[Groups], description: str, unread: Collection[str] = frozenset()
+) -> tuple[Groups, set[str]]:
+    """Return the arguments of the command line and the names of the options given on it.
 
-    `unread` are options that the script accepts but does not read: a run hands one set of them to all its scripts.
+    `kind` is a dataclass whose fields are dataclasses of options. `unread` are options that the script accepts but does
+    not read: a run hands one set of them to all its scripts.
     """
-    parser = ArgumentParser(types, description, unread or set())
+    groups = get_type_hints(kind)
+    parser = ArgumentParser([*groups.values()], description, unread)
     found, unknown = parser.parse_known_args()
     if unknown:
         parser.error(f"unknown option: {' '.join(unknown)}")
-    arguments = [kind(**{entry.name: getattr(found, entry.name) for entry in fields(kind)}) for kind in types]
-    return arguments, given_options(sys.argv[1:])
+    parts = {
+        name: group(**{entry.name: getattr(found, entry.name) for entry in fields(group)})
+        for name, group in groups.items()
+    }
+    return kind(**parts), given_options(sys.argv[1:])
 
 
 def given_options(command_line: Sequence[str]) -> set[str]:
@@ -95,17 +100,22 @@ def given_options(command_line: Sequence[str]) -> set[str]:
     return {word[2:].replace("-", "_") for word in words}
 
 
-def assembled(kind: type[Group], parts: Iterable[Any]) -> Group:
-    """Return a group of arguments made of its parts; each field takes the part of its type, whatever their order."""
-    by_type = {type(part): part for part in parts}
-    return kind(**{entry.name: by_type[entry.type] for entry in fields(kind)})  # type: ignore[arg-type,index]
-
-
-def names_of(types: Iterable[type]) -> set[str]:
+def names_of(*groups: type) -> set[str]:
     """Return the names of all options of several dataclasses."""
-    return {entry.name for kind in types for entry in fields(kind)}
+    return {entry.name for group in groups for entry in fields(group)}
 
 
-def merged(arguments: Sequence[Any]) -> dict[str, Any]:
-    """Return all options of several argument objects in one dict."""
-    return {entry.name: getattr(part, entry.name) for part in arguments for entry in fields(part)}
+def options_of(arguments: Any, unread: Collection[str] = frozenset()) -> dict[str, Any]:
+    """Return all options of an object of several groups in one dict, except the `unread` ones."""
+    every = {name: value for group in vars(arguments).values() for name, value in vars(group).items()}
+    return {name: value for name, value in every.items() if name not in unread}
+
+
+def declared(kind: type) -> dict[str, Any]:
+    """Return what each option of a dataclass of several groups declares, by name (`distillm.options.option`)."""
+    return {entry.name: entry.metadata for group in get_type_hints(kind).values() for entry in fields(group)}
+
+
+def free_options(kind: type) -> set[str]:
+    """Return the options that may differ between a run and its continuation."""
+    return {name for name, metadata in declared(kind).items() if metadata["free"]}

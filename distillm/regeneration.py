@@ -23,12 +23,11 @@ class ResponseRegeneration:
         student: nn.Module,
         generator: ResponseGenerator,
         interval: int,
-        max_length: int,
         seed: int,
         precision: str,
     ):
         self.pairs, self.student, self.generator = pairs, student, generator
-        self.interval, self.max_length, self.seed, self.precision = interval, max_length, seed, precision
+        self.interval, self.seed, self.precision = interval, seed, precision
 
     def __call__(self, done: Progress) -> dict[str, float]:
         if done.epoch == done.epochs or done.epoch % self.interval:
@@ -43,8 +42,7 @@ class ResponseRegeneration:
                 step=done.epoch,
                 description="rejected responses",
             )
-        rooms = (self.max_length - len(prompt) for prompt in self.pairs.prompts)
-        self.pairs.replace_rejected([ids[:room] for ids, room in zip(responses, rooms, strict=True)])
+        self.pairs.replace_rejected(responses)
         return {"mean_rejected_length": sum(map(len, responses)) / len(responses)}
 
     def export(self, folder: Path) -> None:

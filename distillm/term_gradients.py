@@ -1,28 +1,23 @@
-"""How hard each term of the loss pulls: its gradient norm at the student's last block that all terms reach.
+"""How hard each term of the loss pulls: the norm of its own gradient with respect to some parameters."""
 
-That is the block of the last scheduled layer, if layers are compared: the alignment has no gradient above it.
-"""
-
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from distillm.distributed import World, is_sharded
+from distillm.distributed import World
 from distillm.objective import Objective
 
 
 class TermGradients:
     """Sums each term's weighted gradient over the micro-batches of a step, then over the ranks."""
 
-    def __init__(self, objective: Objective, world: World):
+    def __init__(self, objective: Objective, parameters: Iterable[nn.Parameter], world: World):
         self.objective, self.world = objective, world
-        student = objective.student
-        last_block = student.blocks[student.layers[-1] - 1 if student.layers else -1]
-        self.parameters = [p for p in last_block.parameters() if p.requires_grad]
+        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self.gradients: list[Tensor] = []
 
-    def add(self, term_values: Iterable[Tensor]) -> None:
+    def add(self, term_values: Sequence[Tensor] | Tensor) -> None:
         """Differentiate every term of a micro-batch on its own; the graph stays."""
         flat = [self._gradient(value) for value in term_values]
         self.gradients = [a + b for a, b in zip(self.gradients, flat, strict=True)] if self.gradients else flat
@@ -37,7 +32,7 @@ class TermGradients:
         return norms
 
     def _gradient(self, value: Tensor) -> Tensor:
-        if is_sharded(self.objective.student.model):  # ZeRO 3: unknown
+        if self.objective.student.sharded:  # no rank has a whole gradient
             return value.new_full((1,), torch.nan)
         gradients = torch.autograd.grad(value, self.parameters, retain_graph=True, allow_unused=True)
         pairs = zip(gradients, self.parameters, strict=True)

@@ -1,7 +1,7 @@
 """From a method to the terms of its loss: the one place that maps names to objects."""
 
 from distillm.arguments import DistillationArguments, PairArguments
-from distillm.distillm2 import ContrastiveSettings, ContrastiveTerm
+from distillm.distillm2 import ContrastiveTerm
 from distillm.divergences import select_divergence
 from distillm.fdd import FeatureDynamicsTerm
 from distillm.method import Method
@@ -28,10 +28,7 @@ def make_terms(
         terms.append(DivergenceTerm(method.divergence, ratio, divergence, student, teacher))
     if method.pairs is not None:
         assert teacher is not None
-        settings = ContrastiveSettings(
-            method.pairs, pair_arguments.gradual_beta, pair_arguments.base_alpha_1, pair_arguments.base_alpha_2
-        )
-        terms.append(ContrastiveTerm(ratio, settings, student, teacher))
+        terms.append(ContrastiveTerm(ratio, method.pairs, pair_arguments, student, teacher))
     if method.fdd and ratio > 0:
         assert teacher is not None
         terms.append(FeatureDynamicsTerm(ratio, student, teacher))

@@ -28,54 +28,42 @@ from data_utils.files import Writing, fsync_path, locked, remove_leftovers, writ
 from data_utils.instructions import read_jsonl
 from data_utils.prompts import encode_prompt, prompt_of
 from data_utils.randomness import keyed_seed
-from distillm.arguments import (
-    PRECISIONS,
-    DecodingArguments,
-    option,
-    require_count,
-    require_not_negative,
-    require_positive,
-)
+from distillm.arguments import CheckpointArguments, DecodingArguments
 from distillm.distributed import World, join_world, leave_world
-from distillm.models.generation import DecodingSettings, ResponseGenerator
+from distillm.models.generation import ResponseGenerator
 from distillm.models.loading import load_causal_lm, load_tokenizer, split_checkpoint
 from distillm.models.precision import DTYPES, autocast, resolve_precision
 from distillm.models.split_model import freeze
-from distillm.option_parser import merged, parse_arguments
+from distillm.option_parser import free_options, options_of, parse_arguments
+from distillm.options import amount, count, option
 from distillm.progress_bar import progress_bar
 from distillm.run.header import run_header
 from distillm.run.identity import STUDENT, difference, input_files, must_agree, read_header
 
 # Batches on every rank between two writes: the most that a killed run loses.
 BATCHES_PER_ROUND = 4
-# Options that change no response.
-FREE_OPTIONS = {"output", "eval_batch_size"}
 
 
 @dataclass
-class ResponseArguments:
+class ResponseArguments(CheckpointArguments):
     """Which model answers which prompts."""
 
-    data: str = option("", "instruction file (jsonl)")
-    output: str = option("", "file to write (jsonl)")
-    model_path: str = option("", "checkpoint: a folder, a hub id, or an adapter, which names its base model")
-    peft_path: str | None = option(None, "adapter, merged into the model at load")
-    precision: str = option(
-        "auto", "of matrix products; auto: bf16 where the hardware has it, fp16 on older GPUs, else fp32", PRECISIONS
-    )
-    train_num: int = option(-1, "rows to answer; -1: all")
-    max_prompt_length: int = option(256, "ids of a prompt")
-    max_new_tokens: int = option(512, "ids of a response")
-    eval_batch_size: int = option(32, "prompts of one batch on one rank")
-    seed: int = option(42, "of the sampling")
+    data: str = option("", "instruction file (jsonl)", required="an instruction file (jsonl)")
+    output: str = option("", "file to write (jsonl)", required="a file for the responses", free=True)
+    train_num: int = option(-1, "rows to answer; -1: all", least=1, minus_one="all")
+    max_prompt_length: int = count(256, "ids of a prompt")
+    max_new_tokens: int = count(512, "ids of a response")
+    eval_batch_size: int = count(32, "prompts of one batch on one rank", free=True)
+    seed: int = amount(42, "of the sampling")
     vllm: bool = option(False, "generate with vLLM instead of Transformers; its random numbers differ")
 
-    def __post_init__(self) -> None:
-        if not (self.data and self.output and self.model_path):
-            raise UserError("--data, --output and --model-path are needed: prompts, a file for the responses, a model")
-        require_positive(self, "max_prompt_length", "max_new_tokens", "eval_batch_size")
-        require_count(self, "train_num")
-        require_not_negative(self, "seed")
+
+@dataclass
+class Arguments:
+    """All options of this tool."""
+
+    responses: ResponseArguments
+    decoding: DecodingArguments
 
 
 class Responder(Protocol):
@@ -87,11 +75,12 @@ class Responder(Protocol):
 
 
 def main() -> None:
-    (arguments, decoding), _ = parse_arguments([ResponseArguments, DecodingArguments], __doc__ or "")
+    both, _ = parse_arguments(Arguments, __doc__ or "")
+    arguments, decoding = both.responses, both.decoding
     prompts = read_prompts(arguments)
     output, partial, record = (Path(arguments.output + ending) for ending in ("", ".partial", ".args.json"))
     world = join_world()
-    header = describe(arguments, decoding) | {"precision": resolve_precision(arguments.precision, world.device)}
+    header = describe(both) | {"precision": resolve_precision(arguments.precision, world.device)}
     if output.exists() or partial.exists():
         check_same_responses(record, header, output)
     if output.exists():
@@ -139,9 +128,9 @@ def read_prompts(arguments: ResponseArguments) -> list[str]:
     return prompts if arguments.train_num == -1 else prompts[: arguments.train_num]
 
 
-def describe(arguments: ResponseArguments, decoding: DecodingArguments) -> dict[str, Any]:
+def describe(both: Arguments) -> dict[str, Any]:
     """Return all that the responses depend on: options, and the hashes of the prompts and the weights."""
-    options = {name: value for name, value in merged([arguments, decoding]).items() if name not in FREE_OPTIONS}
+    arguments, options = both.responses, options_of(both, free_options(Arguments))
     inputs = input_files({name: options[name] for name in STUDENT}) | {"data": {"prompts": Path(arguments.data)}}
     return run_header(options, seed=arguments.seed, global_batch_size=arguments.eval_batch_size, inputs=inputs)
 
@@ -197,8 +186,7 @@ def transformers_responder(arguments: ResponseArguments, decoding: DecodingArgum
     model = load_causal_lm(arguments.model_path, DTYPES[precision], adapter_path=arguments.peft_path)
     check_positions(model.config, arguments)
     model = freeze(model).to(world.device)
-    settings = DecodingSettings(arguments.max_new_tokens, **vars(decoding))
-    generator = ResponseGenerator(tokenizer, settings, world, arguments.eval_batch_size)
+    generator = ResponseGenerator(tokenizer, decoding, arguments.max_new_tokens, arguments.eval_batch_size, world)
 
     def respond(prompts: list[str], row_ids: list[int]) -> list[str]:
         encoded = [encode_prompt(tokenizer, prompt, arguments.max_prompt_length) for prompt in prompts]

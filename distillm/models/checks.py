@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from data_utils.errors import Reading, UserError
 from data_utils.store_meta import describe_tokenizer
-from distillm.models.loading import check_folder, fetch_hint, load_tokenizer, split_checkpoint
+from distillm.models.loading import check_folder, fetch_hint, split_checkpoint
 from distillm.models.split_model import SplitModel
 
 
@@ -51,11 +51,10 @@ def check_max_length(config: Any, max_length: int) -> None:
         raise UserError(f"--max-length {max_length} is more than the {known} positions of the model; lower it")
 
 
-def check_same_tokenizer(student_path: str, teacher_path: str) -> None:
-    """Raise if the two checkpoints' tokenizers give the ids different meanings."""
-    student, teacher = load_tokenizer(student_path), load_tokenizer(teacher_path)
+def check_same_tokenizer(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
+    """Raise if the two models' tokenizers give the ids different meanings."""
     if describe_tokenizer(student)["fingerprint"] != describe_tokenizer(teacher)["fingerprint"]:
         raise UserError(
-            f"the tokenizers of {student_path} and {teacher_path} differ; distillation compares the two models "
-            "id by id, so choose two models that share a tokenizer"
+            f"the tokenizers of {student.name_or_path} and {teacher.name_or_path} differ; distillation compares the "
+            "two models id by id, so choose two models that share a tokenizer"
         )

@@ -6,12 +6,12 @@ uniform numbers keyed by (seed, purpose, step, row).
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     GenerationConfig,
     LogitsProcessor,
@@ -22,30 +22,12 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from data_utils.batching import collate_prompts
-from data_utils.errors import UserError
 from data_utils.randomness import keyed_uniforms
-from distillm.distributed import World, is_sharded
+from distillm.arguments import DecodingArguments
+from distillm.distributed import World
 from distillm.interruption import stop_if_asked
 from distillm.models.split_model import eval_mode
 from distillm.progress_bar import progress_bar
-
-
-@dataclass(frozen=True)
-class DecodingSettings:
-    """How the next token is chosen. `top_k` 0 and `top_p` 1.0 keep the whole vocabulary."""
-
-    max_new_tokens: int
-    do_sample: bool = True
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    no_repeat_ngram_size: int = 0
-    repetition_penalty: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.no_repeat_ngram_size == 1:
-            raise UserError("--no-repeat-ngram-size 1 would forbid every token of the prompt; use 2 or more, or 0")
 
 
 class KeyedSampling(LogitsProcessor):
@@ -72,8 +54,18 @@ class KeyedSampling(LogitsProcessor):
 class ResponseGenerator:
     """Generates the responses of one model; each rank answers its share of the prompts."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: DecodingSettings, world: World, batch_size: int):
-        self.settings, self.world, self.batch_size = settings, world, batch_size
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        decoding: DecodingArguments,
+        max_new_tokens: int,
+        batch_size: int,
+        world: World,
+        sharded: bool = False,
+    ):
+        """`batch_size` is per rank; `sharded`: each rank holds a piece of the model (`SplitModel.sharded`)."""
+        self.decoding, self.max_new_tokens, self.batch_size = decoding, max_new_tokens, batch_size
+        self.world, self.sharded = world, sharded
         self.pad_id, self.eos_id = tokenizer.pad_token_id, tokenizer.eos_token_id
 
     @torch.no_grad()
@@ -93,7 +85,7 @@ class ResponseGenerator:
         Every rank passes all prompts and gets all responses, in order. A `description` marks work that takes long: it
         shows a progress bar, and lets a training be interrupted between two batches.
         """
-        uniforms = keyed_uniforms(seed, purpose, step, list(row_ids), self.settings.max_new_tokens)
+        uniforms = keyed_uniforms(seed, purpose, step, list(row_ids), self.max_new_tokens)
         return self.respond_with(model, prompts, uniforms, description)
 
     @torch.no_grad()
@@ -117,7 +109,7 @@ class ResponseGenerator:
                 if batch:
                     answers += self._respond_batch(model, [prompts[i] for i in batch], uniforms[batch])
                     bar.update(len(batch))
-                elif is_sharded(model):  # the other ranks wait for this one: it answers a prompt once more
+                elif self.sharded:  # the other ranks wait for this one: it answers a prompt once more
                     self._respond_batch(model, [prompts[0]], uniforms[:1])
         bar.close()
         responses: list[list[int]] = [[] for _ in prompts]
@@ -127,40 +119,39 @@ class ResponseGenerator:
 
     def _respond_batch(self, model: nn.Module, prompts: list[list[int]], uniforms: np.ndarray) -> list[list[int]]:
         device = self.world.device
-        batch = collate_prompts(prompts, range(len(prompts)), self.pad_id).to(device)
-        width = batch.input_ids.shape[1]
+        input_ids = left_padded(prompts, self.pad_id).to(device)
+        width = input_ids.shape[1]
         output = model.generate(  # type: ignore[operator]
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
+            input_ids=input_ids,
+            attention_mask=left_padded([[1] * len(ids) for ids in prompts], 0).to(device),
             generation_config=self._configuration(),
             logits_processor=self._processors(torch.from_numpy(uniforms).to(device), width),
-            synced_gpus=is_sharded(model),
+            synced_gpus=self.sharded,
         )
         return [until_eos(answer, self.eos_id) for answer in output[:, width:].tolist()]
 
     def _configuration(self) -> GenerationConfig:
-        settings = self.settings
         return GenerationConfig(
-            max_new_tokens=settings.max_new_tokens,
+            max_new_tokens=self.max_new_tokens,
             do_sample=False,  # `KeyedSampling` samples
             eos_token_id=self.eos_id,
             pad_token_id=self.pad_id,
-            no_repeat_ngram_size=settings.no_repeat_ngram_size,
-            repetition_penalty=settings.repetition_penalty,
+            no_repeat_ngram_size=self.decoding.no_repeat_ngram_size,
+            repetition_penalty=self.decoding.repetition_penalty,
             use_cache=True,
         )
 
     def _processors(self, uniforms: Tensor, prompt_width: int) -> LogitsProcessorList:
-        settings = self.settings
+        decoding = self.decoding
         processors = LogitsProcessorList()
-        if not settings.do_sample:
+        if not decoding.do_sample:
             return processors
-        if settings.temperature != 1.0:
-            processors.append(TemperatureLogitsWarper(settings.temperature))
-        if settings.top_k > 0:
-            processors.append(TopKLogitsWarper(settings.top_k))
-        if settings.top_p < 1.0:
-            processors.append(TopPLogitsWarper(settings.top_p))
+        if decoding.temperature != 1.0:
+            processors.append(TemperatureLogitsWarper(decoding.temperature))
+        if decoding.top_k > 0:
+            processors.append(TopKLogitsWarper(decoding.top_k))
+        if decoding.top_p < 1.0:
+            processors.append(TopPLogitsWarper(decoding.top_p))
         processors.append(KeyedSampling(uniforms, prompt_width))
         return processors
 
@@ -176,6 +167,11 @@ def ready_to_generate(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         causal_lm.generation_config = settings
+
+
+def left_padded(rows: Sequence[list[int]], value: int) -> Tensor:
+    """Return rows of ids, padded on the left to the longest: `[B, T]`."""
+    return pad_sequence(list(map(torch.tensor, rows)), batch_first=True, padding_value=value, padding_side="left")
 
 
 def until_eos(ids: list[int], eos_id: int) -> list[int]:

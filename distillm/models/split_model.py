@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,9 +22,10 @@ class HiddenStates:
 
 
 class SplitModel:
-    """A causal LM as body and head, so that the head sees only the tokens that count.
+    """A causal LM, plain or with LoRA, as body and head.
 
     `layers` are the indices of `hidden_states` (0 = embeddings, n = output of block n) that `forward` captures.
+    `sharded` is true if each rank holds a piece of every weight (DeepSpeed's ZeRO 3): a call then waits for all ranks.
     """
 
     def __init__(self, model: nn.Module, layers: list[int] | None = None):
@@ -35,6 +37,7 @@ class SplitModel:
         self.vocab_size: int = self.head.weight.shape[0]  # type: ignore[assignment,union-attr]
         self.blocks = find_blocks(self.body, self.config.num_hidden_layers)
         self.layers = layers or []
+        self.sharded = False
 
     def forward(self, batch: TokenBatch) -> HiddenStates:
         """Run the body on right-padded rows."""
@@ -42,6 +45,11 @@ class SplitModel:
         with self._capture(captured):
             output = self.body(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
         return HiddenStates(output.last_hidden_state, [captured[layer] for layer in self.layers])
+
+    @property
+    def last_compared_block(self) -> nn.Module:
+        """The block of the last scheduled layer, else the last one: the highest that all terms of a loss reach."""
+        return self.blocks[self.layers[-1] - 1 if self.layers else -1]
 
     def cut_vocabulary(self, size: int) -> None:
         """Score the first `size` vocabulary entries only; the model itself stays whole."""
@@ -55,20 +63,17 @@ class SplitModel:
 
     @contextmanager
     def _capture(self, captured: dict[int, Tensor]) -> Iterator[None]:
-        """Within the `with` block, keep the outputs of the scheduled transformer blocks, and no others."""
+        """Within the block, keep the outputs of the scheduled transformer blocks, and no others."""
 
-        def keep(layer: int):
-            def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-                captured[layer] = output[0] if isinstance(output, tuple) else output
+        def keep(layer: int, module: nn.Module, inputs: Any, output: Any) -> None:
+            captured[layer] = output[0] if isinstance(output, tuple) else output
 
-            return hook
-
-        handles = [self.blocks[layer - 1].register_forward_hook(keep(layer)) for layer in self.layers]
+        hooks = [self.blocks[layer - 1].register_forward_hook(partial(keep, layer)) for layer in self.layers]
         try:
             yield
         finally:
-            for handle in handles:
-                handle.remove()
+            for hook in hooks:
+                hook.remove()
 
     @torch.no_grad()
     def check_head(self, device: torch.device) -> None:

@@ -7,25 +7,14 @@ from typing import Any
 
 from data_utils.errors import UserError
 from data_utils.files import Writing, locked, remove_folder, remove_leftovers, write_json
+from distillm.arguments import Arguments
 from distillm.distributed import World
+from distillm.option_parser import free_options
 from distillm.run.identity import MODEL_FILES, RECORD, difference, matching, must_agree, read_header
 
 FINISHED = "finished.json"  # written last: the folder holds the result
 LOCK = "training.log"  # locked by the process that trains here; it is never replaced
 STATE = ("checkpoints", "checkpoint", "best")  # folders that a run continues with
-# What may differ between a run and its continuation: the result does not depend on it, except for rounding.
-FREE_OPTIONS = {
-    "save",
-    "log_interval",
-    "save_interval",
-    "batch_size",  # how the rows of a step are split; the global batch counts
-    "gradient_accumulation_steps",
-    "eval_batch_size",
-    "resume",
-    "dry_run",
-    "report_to",
-    "deepspeed_config",
-}
 
 
 def is_finished(save: str, header: Mapping[str, Any], resume: str, world: World) -> bool:
@@ -104,6 +93,8 @@ def _check_still_open(folder: Path, header: Mapping[str, Any]) -> None:
 
 def _check_same_run(folder: Path, header: Mapping[str, Any], finished: bool) -> None:
     advice = "choose another --save, or start afresh with --resume never"
-    other = difference(read_header(folder / RECORD, advice), header, must_agree(header, FREE_OPTIONS, finished))
+    other = difference(
+        read_header(folder / RECORD, advice), header, must_agree(header, free_options(Arguments), finished)
+    )
     if other is not None:
         raise UserError(f"{folder} holds a run with {other}; {advice}")

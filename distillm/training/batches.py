@@ -1,59 +1,43 @@
 """All micro-batches of one optimiser step, prepared before its first backward pass (docs/methods.md)."""
 
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
-from data_utils.batching import ShuffledOrder, TokenBatch, split_step
+from data_utils.batching import ShuffledOrder, TokenBatch, collate, split_step
+from data_utils.randomness import keyed_seed
+from data_utils.response_pairs import Pair, collate_pairs
+from distillm.arguments import TrainingArguments
 from distillm.distributed import World
 
 
-class Sized(Protocol):
-    def __len__(self) -> int: ...
-
-
-Item = TypeVar("Item", bound=Sized)  # a row, or a pair of rows; its length is a number of ids
-
-
-@dataclass(frozen=True)
-class StepShape:
-    """How many items a step has and how it is split; `batch_size` counts those of a micro-batch on one rank."""
-
-    batch_size: int
-    accumulation: int
-    seed: int
-
-    def items_per_step(self, world: World) -> int:
-        return self.batch_size * self.accumulation * world.size
-
-
-class StepBatches(Generic[Item]):
-    """The items of each step and this rank's micro-batches of them."""
+class StepBatches:
+    """The rows (or response pairs) of each step, and this rank's micro-batches of them."""
 
     def __init__(
         self,
-        dataset: Sequence[Item],
-        shape: StepShape,
-        collate_items: Callable[[Sequence[Item]], TokenBatch],
+        dataset: Sequence[Any],
+        training: TrainingArguments,
+        pad_id: int,
         world: World,
+        purpose: str = "instruction order",
     ):
-        self.dataset, self.shape, self.collate_items, self.world = dataset, shape, collate_items, world
-        asked, there = shape.items_per_step(world), len(dataset)
-        self.order = ShuffledOrder(there, asked, shape.seed)
-        if asked > there and world.is_main:
+        """`purpose` keeps the orders of several data sets apart."""
+        self.dataset, self.training, self.pad_id, self.world = dataset, training, pad_id, world
+        rows_per_step = training.rows_per_step(world.size)
+        self.order = ShuffledOrder(len(dataset), rows_per_step, keyed_seed(training.seed, purpose))
+        self.steps_per_epoch = self.order.steps_per_epoch
+        if rows_per_step > len(dataset) and world.is_main:
             advice = "they repeat within it; lower --batch-size or --gradient-accumulation-steps"
-            print(f"warning: a step takes {asked} rows, the data has {there}: {advice}", file=sys.stderr)
+            print(f"warning: a step takes {rows_per_step} rows, the data has {len(dataset)}: {advice}", file=sys.stderr)
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.order.steps_per_epoch
-
-    def rows(self, step: int) -> list[Item]:
-        """Return the data set's items of a step counted from 0, the same on every rank."""
+    def rows(self, step: int) -> list[Any]:
+        """Return the data set's rows of a step counted from 1, the same on every rank."""
         return [self.dataset[index] for index in self.order.rows(step)]
 
-    def split(self, rows: Sequence[Item]) -> list[TokenBatch]:
-        """Return this rank's micro-batches of a step's items, on the device."""
-        shares = split_step(rows, self.shape.accumulation, self.world.size, [len(row) for row in rows])
-        return [self.collate_items(ranks[self.world.rank]).to(self.world.device) for ranks in shares]
+    def split(self, rows: Sequence[Any]) -> list[TokenBatch]:
+        """Return this rank's micro-batches of a step's rows, on the device."""
+        accumulation, lengths = self.training.gradient_accumulation_steps, [len(row) for row in rows]
+        shares = split_step(rows, accumulation, self.world.size, lengths)
+        collate_rows = collate_pairs if isinstance(rows[0], Pair) else collate
+        return [collate_rows(ranks[self.world.rank], self.pad_id).to(self.world.device) for ranks in shares]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from data_utils.errors import Reading, UserError
 from data_utils.files import write_json
+from distillm.arguments import TrainingArguments
 from distillm.distributed import World
 from distillm.training.engine import NonFiniteError, make_optimizer, set_learning_rate
 
@@ -20,27 +21,14 @@ SHARDS = "shards.json"  # of a checkpoint: how its optimiser is cut into pieces
 LONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
 
 
-def load_config(path: str, batch_size: int, accumulation: int, clip: float, precision: str) -> dict[str, Any]:
-    """Read a DeepSpeed configuration and fill in every "auto" from the run's options."""
-    try:
-        config = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(
-            f"--deepspeed_config {path} does not exist; the shipped ones lie in configs/deepspeed/"
-        ) from error
-    except ValueError as error:
-        raise UserError(f"--deepspeed_config {path} is not JSON: {error}") from error
-    blocks = (
-        [config.get(name, {}) for name in ("zero_optimization", "bf16", "fp16")] if isinstance(config, dict) else []
-    )
-    if not blocks or not all(isinstance(block, dict) for block in blocks):
-        raise UserError(f"--deepspeed_config {path} is no DeepSpeed configuration; see those in configs/deepspeed/")
-    if "optimizer" in config or "scheduler" in config:
-        raise UserError(f"{path} sets an optimizer or scheduler; both come from the options (--lr, --weight-decay, …)")
+def load_config(training: TrainingArguments, precision: str) -> dict[str, Any]:
+    """Read `--deepspeed_config` and fill in every "auto" from the run's options."""
+    path = str(training.deepspeed_config)
+    config = read_config(path)
     values = {
-        "train_micro_batch_size_per_gpu": batch_size,
-        "gradient_accumulation_steps": accumulation,
-        "gradient_clipping": clip,
+        "train_micro_batch_size_per_gpu": training.batch_size,
+        "gradient_accumulation_steps": training.gradient_accumulation_steps,
+        "gradient_clipping": training.clip_grad,
     }
     for name, value in values.items():
         if config.setdefault(name, "auto") == "auto":
@@ -50,6 +38,24 @@ def load_config(path: str, batch_size: int, accumulation: int, clip: float, prec
     for name in ("bf16", "fp16"):
         # The run's precision is resolved for this hardware; a CPU refuses fp16, for one.
         config[name] = {**config.get(name, {}), "enabled": precision == name}
+    return config
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """Return a DeepSpeed configuration without optimizer and scheduler; those come from the options."""
+    try:
+        config = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"--deepspeed_config {path} does not exist; the shipped ones are in configs/deepspeed/"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"--deepspeed_config {path} is not JSON: {error}") from error
+    blocks = ("zero_optimization", "bf16", "fp16")
+    if not isinstance(config, dict) or not all(isinstance(config.get(name, {}), dict) for name in blocks):
+        raise UserError(f"--deepspeed_config {path} is no DeepSpeed configuration; see those in configs/deepspeed/")
+    if "optimizer" in config or "scheduler" in config:
+        raise UserError(f"{path} sets an optimizer or scheduler; both come from the options (--lr, --weight-decay, …)")
     return config
 
 
@@ -69,6 +75,7 @@ class DeepSpeedEngine:
         )
         self.module: nn.Module = self.engine.module
         self.zero_stage = config.get("zero_optimization", {}).get("stage", 0)
+        self.sharded = self.zero_stage == 3
 
     def backward(self, loss: Tensor) -> None:
         if self.zero_stage > 0:
@@ -112,19 +119,19 @@ class DeepSpeedEngine:
         if zero_stage != self.zero_stage and {zero_stage, self.zero_stage} != {1, 2}:  # these two write the same
             raise UserError(
                 f"{folder} was saved with ZeRO {zero_stage}, --deepspeed_config asks for ZeRO {self.zero_stage}: "
-                f"go on with ZeRO {zero_stage}, or start again with --resume never"
+                f"continue with ZeRO {zero_stage}, or start again with --resume never"
             )
         if zero_stage > 0 and processes != self.world.size:
             raise UserError(
                 f"{folder} was saved by {processes} processes, these are {self.world.size}: with ZeRO {zero_stage}, "
-                f"DeepSpeed goes on with {processes} only; start so many, or start again with --resume never"
+                f"DeepSpeed continues with {processes} only; start so many, or start again with --resume never"
             )
 
     def export(self, folder: Path) -> None:
         import deepspeed
 
         parameters = list(self.module.parameters())
-        gathered = deepspeed.zero.GatheredParameters(parameters) if self.zero_stage == 3 else nullcontext()
+        gathered = deepspeed.zero.GatheredParameters(parameters) if self.sharded else nullcontext()
         with gathered:
             if self.world.is_main:
                 self.module.save_pretrained(folder)  # type: ignore[operator]

@@ -27,6 +27,7 @@ class Engine(Protocol):
     """What the trainer needs to know about an optimiser step."""
 
     module: nn.Module
+    sharded: bool  # each rank holds a piece of every weight
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of this micro-batch's share of the loss."""
@@ -74,6 +75,8 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 
 class TorchEngine:
     """Plain torch on one or several ranks; every rank holds the whole model."""
+
+    sharded = False
 
     def __init__(self, module: nn.Module, weight_decay: float, clip: float, precision: str, world: World):
         self.module, self.clip, self.world = module, clip, world

@@ -1,63 +1,55 @@
 """Which options a method reads: a given option that it ignores is a warning, a missing one an error."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from data_utils.errors import UserError
-from distillm.arguments import flag
+from distillm.arguments import (
+    Arguments,
+    ContraArguments,
+    LayerPairArguments,
+    PairArguments,
+    VelocityFieldArguments,
+)
 from distillm.method import Method
+from distillm.option_parser import declared, names_of, options_of
+from distillm.options import flag
 from distillm.run.folder import STATE
 from distillm.run.identity import INPUTS
 
 
-def readers(method: Method) -> dict[str, bool]:
-    """Return, for every option that only some methods read, whether this one does."""
-    on_policy = method.sampling != "dataset"
-    adaptive = method.sampling == "adaptive"
-    uses = {
-        "teacher_model_path": method.needs_teacher,
-        "teacher_peft_path": method.needs_teacher,
-        "kd_ratio": method.needs_teacher,
-        "skew_alpha": method.divergence in ("sfkl", "srkl"),
-        "mixed_alpha": method.sampling == "mixed",
-        "init_threshold": adaptive,
-        "loss_eps": adaptive,
-        "replay_ratio": adaptive,
-        "capacity": on_policy,
-        "num_distill_layers": method.needs_hidden_states,
-    }
-    pairs = ["gt_data_dir", "gradual_beta", "base_alpha_1", "base_alpha_2", "generate_sgo_interval"]
-    contra = [
-        "velocity_field_path",
-        "projector_path",
-        "velocity_epochs",
-        "velocity_update_interval",
-        "curriculum",
-        "contra_weight",
-    ]
-    shape = ["velocity_d_model", "velocity_n_layers"]  # of a new field; a trained one has its own
-    uses |= dict.fromkeys(shape, False)
-    return uses | dict.fromkeys(pairs, method.needs_pairs) | dict.fromkeys(contra, method.contra)
+def ignored_by(method: Method) -> set[str]:
+    """Return the options that a method does not read."""
+    ignored = {name for name, metadata in declared(Arguments).items() if not metadata["read_by"](method)}
+    if not method.needs_pairs:
+        ignored |= names_of(PairArguments)
+    if not method.needs_hidden_states:
+        ignored |= names_of(LayerPairArguments)
+    if not method.contra:
+        ignored |= names_of(ContraArguments)
+    return ignored | names_of(VelocityFieldArguments)  # of a new field; a trained one has its own shape
 
 
-def check_option_use(method: Method, options: Mapping[str, Any], given: set[str]) -> None:
+def check_option_use(method: Method, arguments: Arguments, given: set[str]) -> None:
     """Warn of given options that the method ignores; raise for options it lacks."""
-    reads, typed = readers(method), options["type"]
-    warn_of_ignored(f"--type {typed}", [name for name, read in reads.items() if name in given and not read])
+    typed, ignored, training = arguments.distillation.type, ignored_by(method), arguments.training
+    warn_of_ignored(f"--type {typed}", given & ignored)
+    options = options_of(arguments)
     for name in ("teacher_model_path", "velocity_field_path"):
-        if reads[name] and options[name] is None:
+        if name not in ignored and options[name] is None:
             raise UserError(f"--type {typed} needs {flag(name)}")
-    if method.sampling == "adaptive" and not options["do_valid"]:
+    if method.sampling == "adaptive" and not training.do_valid:
         raise UserError(f"--type {typed} needs --do-valid: the validation loss moves its threshold")
-    if method.needs_pairs and options["do_valid"] and options["gt_data_dir"] is None:
+    if method.needs_pairs and training.do_valid and arguments.pairs.gt_data_dir is None:
         raise UserError(f"--type {typed} validates on reference data: give --gt-data-dir, a processed store")
-    if method.needs_pairs and options["kd_ratio"] != 1.0:
+    if method.needs_pairs and arguments.distillation.kd_ratio != 1.0:
         raise UserError(
-            f"--type {typed} has no cross-entropy to mix with: --kd-ratio must be 1, not {options['kd_ratio']}"
+            f"--type {typed} has no cross-entropy to mix with: "
+            f"--kd-ratio must be 1, not {arguments.distillation.kd_ratio}"
         )
-    if not (options["do_train"] or options["do_valid"]):
+    if not (training.do_train or training.do_valid):
         raise UserError("nothing to do: give --do-train, --do-valid or both")
 
 
@@ -70,7 +62,7 @@ def check_save_folder(options: Mapping[str, Any]) -> None:
             raise UserError(f"--save {options['save']} is also {flag(name)}; choose another folder for the result")
 
 
-def warn_of_ignored(who: str, names: Sequence[str]) -> None:
+def warn_of_ignored(who: str, names: Iterable[str]) -> None:
     """Name the given options that have no effect; the user may have meant another method."""
-    if names:
+    if names := sorted(names):
         print(f"warning: {who} ignores {', '.join(map(flag, names))}", file=sys.stderr)

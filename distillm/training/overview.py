@@ -7,31 +7,28 @@ from typing import Any
 from torch import nn
 
 from data_utils.response_pairs import Pair
-from distillm.arguments import TrainingArguments
-from distillm.distributed import World
+from distillm.training.schedule import Schedule
+from distillm.training.setup import Run
 
 
 def overview(
     what: str,
-    precision: str,
+    run: Run,
     models: Mapping[str, tuple[str | None, nn.Module | None]],
     rows: Mapping[str, tuple[str | None, Sequence[Any] | None]],
-    training: TrainingArguments,
-    total_steps: int,
-    steps_per_epoch: int,
-    world: World,
+    schedule: Schedule,
 ) -> list[str]:
     """Return at most nine lines; `models` and `rows` map a name to its source and content (None: there is none)."""
+    training, world = run.arguments.training, run.world
     engine = "DeepSpeed" if training.deepspeed else "PyTorch"
-    batch, accumulation = training.batch_size, training.gradient_accumulation_steps
     warmup = f", warm-up of {training.warmup_iters} steps" if training.warmup_iters else ""
     return [
-        f"{what}: {counted(world.size, 'process', 'processes')} on {world.device.type}, {precision}, {engine}",
+        f"{what}: {counted(world.size, 'process', 'processes')} on {world.device.type}, {run.precision}, {engine}",
         *(f"{name}: {place}, {describe_size(model)}" for name, (place, model) in models.items() if model is not None),
         *(f"{name}: {place}, {describe_rows(items)}" for name, (place, items) in rows.items() if items is not None),
-        f"steps: {total_steps}, {steps_per_epoch} per epoch; "
-        f"micro-batch {batch} x accumulation {accumulation} x processes {world.size} = "
-        f"{batch * accumulation * world.size} rows per step",
+        f"steps: {schedule.total_steps}, {schedule.steps_per_epoch} per epoch; "
+        f"micro-batch {training.batch_size} x accumulation {training.gradient_accumulation_steps} "
+        f"x processes {world.size} = {training.rows_per_step(world.size)} rows per step",
         f"learning rate: {training.lr:g} to {training.lr_min:g}, {training.lr_decay_style}{warmup}",
         f"save folder: {training.save}",
     ]

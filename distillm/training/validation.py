@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -10,22 +9,13 @@ from transformers import PreTrainedTokenizerBase
 from data_utils.batching import Row, collate
 from data_utils.errors import UserError
 from data_utils.instructions import InstructionDataset
-from distillm.distributed import World, is_sharded
+from distillm.arguments import TrainingArguments
+from distillm.distributed import World
 from distillm.interruption import stop_if_asked
 from distillm.metrics import compute_metrics
 from distillm.models.generation import ResponseGenerator
 from distillm.models.split_model import SplitModel, eval_mode
 from distillm.objective import cross_entropy_sum
-
-
-@dataclass(frozen=True)
-class ValidationSettings:
-    """`batch_size` is per rank; without `generate` only the loss is computed."""
-
-    batch_size: int
-    max_length: int
-    generate: bool
-    seed: int
 
 
 class Validator:
@@ -34,16 +24,15 @@ class Validator:
     def __init__(
         self,
         dataset: InstructionDataset,
-        num_rows: int,
         tokenizer: PreTrainedTokenizerBase,
         generator: ResponseGenerator,
-        settings: ValidationSettings,
+        training: TrainingArguments,
         world: World,
     ):
         self.dataset, self.tokenizer, self.generator = dataset, tokenizer, generator
-        self.settings, self.world = settings, world
-        self.rows = [dataset[index] for index in range(num_rows)]
-        if settings.generate:
+        self.training, self.world = training, world
+        self.rows = [dataset[index] for index in range(len(dataset))]
+        if training.eval_gen:
             dataset.references(0)  # refuses data without references before anything is trained
 
     def validate(self, student: SplitModel, step: int) -> dict[str, float]:
@@ -57,15 +46,15 @@ class Validator:
         if not math.isfinite(scores["dev_loss"]):
             raise UserError(
                 f"the dev loss after step {step} is {scores['dev_loss']:g}; "
-                "what was saved before still stands; lower --lr, choose another --precision, or look at the dev rows"
+                "what was saved before is intact; lower --lr, choose another --precision, or look at the dev rows"
             )
-        if self.settings.generate:
+        if self.training.eval_gen:
             scores |= self._generation_scores(student, step)
         return scores
 
     def describe(self, best: float) -> str:
         """Return a `score` in words."""
-        return f"ROUGE-L {best:.4g}" if self.settings.generate else f"dev loss {-best:.4g}"
+        return f"ROUGE-L {best:.4g}" if self.training.eval_gen else f"dev loss {-best:.4g}"
 
     @torch.no_grad()
     def _loss(self, student: SplitModel) -> float:
@@ -73,13 +62,13 @@ class Validator:
         by_length = sorted(self.rows, key=len)
         mine: Sequence[Row] = self.world.share(by_length)
         sums = torch.zeros(2, dtype=torch.float64)
-        size = self.settings.batch_size
+        size = self.training.eval_batch_size
         for number in range(-(-len(by_length) // (size * self.world.size))):
             stop_if_asked(self.world)
             rows = mine[number * size :][:size]
-            if not rows and not is_sharded(student.model):
+            if not rows and not student.sharded:
                 continue
-            batch = collate(rows or self.rows[:1], self.tokenizer.pad_token_id, self.settings.max_length)  # type: ignore[arg-type]
+            batch = collate(rows or self.rows[:1], self.tokenizer.pad_token_id)  # type: ignore[arg-type]
             batch = batch.to(self.world.device)
             total = cross_entropy_sum(student, student.forward(batch).last, batch)
             if rows:  # else the other ranks wait for this one
@@ -92,7 +81,7 @@ class Validator:
             student.model,
             [row.prompt for row in self.rows],
             [row.row_id for row in self.rows],
-            seed=self.settings.seed,
+            seed=self.training.seed,
             purpose="validation",
             step=step,
             description="validation",

@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-
 from contra.term import AlignmentTerm
+
 from data_utils.batching import Row, split_step
 from data_utils.response_pairs import Pair, collate_pairs
 from distillm import token_losses

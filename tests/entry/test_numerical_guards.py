@@ -6,11 +6,11 @@ import re
 
 import pytest
 import torch
+from contra.term import AlignmentTerm
 from safetensors.torch import load_file
 
 import finetune
 import train_velocity_field
-from contra.term import AlignmentTerm
 from contra.training import FieldTrainer
 from distillm.distillm2 import ContrastiveTerm
 from distillm.fdd import FeatureDynamicsTerm

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from distillm.training.trainer_state import TrainerState
 from torch import nn
 
 from contra.projector import Projector
@@ -14,7 +15,6 @@ from distillm.models.split_model import SplitModel
 from distillm.on_policy import AdaptiveThreshold, OnPolicyRows, OnPolicySettings, ReplayBuffer
 from distillm.training.checkpoint import Checkpoints
 from distillm.training.engine import TorchEngine
-from distillm.training.trainer_state import TrainerState
 from tests.distillm.tiny import ALONE, make_gpt2, make_rows
 
 
