@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_utils.batching import Row, ShuffledOrder, collate, collate_prompts, split_step
+from data_utils.batching import Row, ShuffledOrder, collate, split_step
 
 PAD = 0
 token_ids = st.integers(1, 99)
@@ -20,11 +20,11 @@ row_lists = st.lists(
 
 
 @settings(max_examples=60, deadline=None)
-@given(rows=row_lists, max_length=st.integers(2, 40), multiple=st.sampled_from([1, 8]))
-def test_a_batch_holds_the_first_ids_of_each_row_and_their_successors_as_labels(rows, max_length, multiple):
-    batch = collate(rows, PAD, max_length, multiple)
+@given(rows=row_lists, multiple=st.sampled_from([1, 8]))
+def test_a_batch_holds_the_ids_of_each_row_and_their_successors_as_labels(rows, multiple):
+    batch = collate(rows, PAD, multiple)
     for i, row in enumerate(rows):
-        ids = (row.prompt + row.response)[:max_length]
+        ids = row.prompt + row.response
         size = len(ids) - 1
         assert batch.input_ids[i].tolist() == ids[:-1] + [PAD] * (batch.input_ids.shape[1] - size)
         assert batch.attention_mask[i].tolist() == [1] * size + [0] * (batch.input_ids.shape[1] - size)
@@ -35,10 +35,10 @@ def test_a_batch_holds_the_first_ids_of_each_row_and_their_successors_as_labels(
 
 
 @settings(max_examples=60, deadline=None)
-@given(rows=row_lists, max_length=st.integers(2, 40))
-def test_a_batch_is_as_wide_as_its_longest_row_rounded_up_to_8(rows, max_length):
-    width = collate(rows, PAD, max_length).input_ids.shape[1]
-    longest = max(min(len(row), max_length) - 1 for row in rows)
+@given(rows=row_lists)
+def test_a_batch_is_as_wide_as_its_longest_row_rounded_up_to_8(rows):
+    width = collate(rows, PAD).input_ids.shape[1]
+    longest = max(len(row) - 1 for row in rows)
     assert width % 8 == 0
     assert longest <= width < max(longest, 1) + 8
 
@@ -46,14 +46,14 @@ def test_a_batch_is_as_wide_as_its_longest_row_rounded_up_to_8(rows, max_length)
 @settings(max_examples=60, deadline=None)
 @given(rows=row_lists)
 def test_every_response_token_after_a_prompt_counts_once(rows):
-    batch = collate(rows, PAD, 512)
+    batch = collate(rows, PAD)
     # the first token of a row without a prompt has nothing to be predicted from
     expected = sum(len(row.response) - (not row.prompt) for row in rows)
     assert int(batch.response_mask.sum()) == expected
 
 
 def test_a_batch_by_hand():
-    batch = collate([Row([5, 6], [7, 8, 9], 4), Row([5], [2], 1)], pad_id=9, max_length=512, multiple=1)
+    batch = collate([Row([5, 6], [7, 8, 9], 4), Row([5], [2], 1)], pad_id=9, multiple=1)
     assert batch.input_ids.tolist() == [[5, 6, 7, 8], [5, 9, 9, 9]]
     assert batch.attention_mask.tolist() == [[1, 1, 1, 1], [1, 0, 0, 0]]
     assert batch.labels.tolist() == [[-100, 7, 8, 9], [2, -100, -100, -100]]
@@ -61,24 +61,17 @@ def test_a_batch_by_hand():
 
 
 def test_a_batch_is_of_integers_and_all_that_models_and_losses_read_moves_with_it():
-    batch = collate([Row([1], [2, 3], 0)], PAD, 512).to(torch.device("meta"))
+    batch = collate([Row([1], [2, 3], 0)], PAD).to(torch.device("meta"))
     for name, tensor in vars(batch).items():
         assert tensor.dtype == torch.int64
         assert tensor.device.type == ("cpu" if name in ("response_counts", "row_ids") else "meta")
-
-
-def test_prompts_are_padded_on_the_left():
-    batch = collate_prompts([[1, 2, 3], [4]], row_ids=[8, 5], pad_id=9).to(torch.device("cpu"))
-    assert batch.input_ids.tolist() == [[1, 2, 3], [9, 9, 4]]
-    assert batch.attention_mask.tolist() == [[1, 1, 1], [0, 0, 1]]
-    assert batch.row_ids.tolist() == [8, 5]
 
 
 @settings(max_examples=60, deadline=None)
 @given(num_rows=st.integers(1, 50), rows_per_step=st.integers(1, 20), seed=st.integers(0, 5), epoch=st.integers(0, 3))
 def test_an_epoch_visits_rows_at_most_once_and_drops_only_an_incomplete_step(num_rows, rows_per_step, seed, epoch):
     order = ShuffledOrder(num_rows, rows_per_step, seed)
-    first = epoch * order.steps_per_epoch
+    first = epoch * order.steps_per_epoch + 1
     visits = Counter(row for step in range(first, first + order.steps_per_epoch) for row in order.rows(step))
     assert set(visits) <= set(range(num_rows))
     if rows_per_step <= num_rows:
@@ -93,13 +86,13 @@ def test_an_epoch_visits_rows_at_most_once_and_drops_only_an_incomplete_step(num
 
 
 def test_the_rows_of_a_step_depend_on_nothing_that_happened_before():
-    in_order = [ShuffledOrder(10, 3, seed=1).rows(step) for step in range(12)]
-    backwards = [ShuffledOrder(10, 3, seed=1).rows(step) for step in reversed(range(12))]
+    in_order = [ShuffledOrder(10, 3, seed=1).rows(step) for step in range(1, 13)]
+    backwards = [ShuffledOrder(10, 3, seed=1).rows(step) for step in reversed(range(1, 13))]
     assert in_order == backwards[::-1]
 
 
 def test_epochs_and_seeds_have_orders_of_their_own():
-    orders = [ShuffledOrder(100, 100, seed).rows(epoch) for seed in (1, 2) for epoch in (0, 1)]
+    orders = [ShuffledOrder(100, 100, seed).rows(epoch) for seed in (1, 2) for epoch in (1, 2)]
     assert all(sorted(rows) == list(range(100)) for rows in orders)
     assert len({tuple(rows) for rows in orders}) == 4
 
@@ -139,7 +132,7 @@ def test_a_step_that_does_not_divide_is_our_mistake():
 
 
 def test_positions_and_counts_are_those_of_the_masks():
-    batch = collate([Row([1, 2, 3], [4, 5], 7), Row([6], [], 8), Row([], [9, 1, 2, 3], 9)], PAD, 20)
+    batch = collate([Row([1, 2, 3], [4, 5], 7), Row([6], [], 8), Row([], [9, 1, 2, 3], 9)], PAD)
     tokens, responses = (mask.flatten().nonzero().squeeze(1) for mask in (batch.attention_mask, batch.response_mask))
     assert torch.equal(batch.token_positions, tokens) and torch.equal(batch.response_positions, responses)
     assert batch.response_counts.tolist() == batch.response_mask.sum(1).tolist() == [2, 0, 3]

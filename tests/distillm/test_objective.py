@@ -5,12 +5,12 @@ from functools import lru_cache
 
 import pytest
 import torch
-from contra.term import AlignmentTerm
 from torch.nn.functional import cosine_similarity
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from contra.projector import Projector
+from contra.terms import AlignmentTerm
 from contra.velocity_field import VelocityField
 from data_utils.batching import Row, split_step
 from distillm import token_losses

@@ -8,7 +8,8 @@ import torch
 from data_utils.batching import Row
 from data_utils.errors import UserError
 from distillm import on_policy
-from distillm.on_policy import AdaptiveThreshold, DatasetRows, OnPolicyRows, OnPolicySettings, ReplayBuffer, draw_case
+from distillm.arguments import OnPolicyArguments
+from distillm.on_policy import AdaptiveThreshold, DatasetRows, OnPolicyRows, ReplayBuffer, draw_case
 from tests.distillm.tiny import EOS, make_batch
 
 ROWS = [Row([5, 6, 7, 8][: 1 + index % 4], [9, EOS], index) for index in range(4)]
@@ -25,14 +26,9 @@ class Answers:
         return [[10 + len(prompt), 20 + step, EOS] for prompt in prompts]
 
 
-def make_settings(sampling="adaptive", **changes) -> OnPolicySettings:
-    defaults = {"mixed_alpha": 1.0, "replay_ratio": "decreasing", "max_length": 40, "seed": 10}
-    return OnPolicySettings(sampling, **defaults | changes)
-
-
-def make_policy(sampling="adaptive", threshold=0.0, capacity=1000, **changes) -> OnPolicyRows:
-    settings = make_settings(sampling, **changes)
-    return OnPolicyRows(settings, AdaptiveThreshold(threshold), ReplayBuffer(capacity), torch.nn.Identity(), Answers())
+def make_policy(sampling="adaptive", threshold=0.0, capacity=1000, mixed_alpha=1.0, seed=10) -> OnPolicyRows:
+    arguments = OnPolicyArguments(mixed_alpha=mixed_alpha, init_threshold=threshold, capacity=capacity)
+    return OnPolicyRows(sampling, arguments, seed, torch.nn.Identity(), Answers())
 
 
 @pytest.fixture
@@ -57,7 +53,7 @@ def test_adaptive_cases_follow_the_table(ratio, step, share):
     phi = 0.4
 
     def case(draw, buffered):
-        return draw_case(make_settings(replay_ratio=ratio), draw, phi, step, 100, buffered, 1000)
+        return draw_case("adaptive", OnPolicyArguments(replay_ratio=ratio), draw, phi, step, 100, buffered)
 
     below, at = np.nextafter(phi * share, 0), phi * share
     if share:
@@ -70,16 +66,18 @@ def test_adaptive_cases_follow_the_table(ratio, step, share):
 
 
 def test_a_threshold_of_zero_always_uses_the_data_set():
-    assert draw_case(make_settings(), 0.0, 0.0, 1, 100, 0, 1000) == "dataset"
+    assert draw_case("adaptive", OnPolicyArguments(), 0.0, 0.0, 1, 100, 0) == "dataset"
 
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0])
 def test_mixed_cases_depend_on_mixed_alpha_alone(threshold):
-    settings = make_settings("mixed", mixed_alpha=0.5)
+    def case(alpha, draw, buffered):
+        return draw_case("mixed", OnPolicyArguments(mixed_alpha=alpha), draw, threshold, 9, 10, buffered)
+
     for buffered in (0, 1000):
-        assert draw_case(settings, 0.499, threshold, 9, 10, buffered, 1000) == "mixed"
-        assert draw_case(settings, 0.5, threshold, 9, 10, buffered, 1000) == "dataset"
-    assert draw_case(make_settings("mixed", mixed_alpha=1.0), 0.999, threshold, 9, 10, 0, 1000) == "mixed"
+        assert case(0.5, 0.499, buffered) == "mixed"
+        assert case(0.5, 0.5, buffered) == "dataset"
+    assert case(1.0, 0.999, 0) == "mixed"
 
 
 def test_a_data_set_step_returns_its_rows_and_generates_nothing(draws):
@@ -170,12 +168,6 @@ def test_a_generated_row_is_collated_like_a_row_of_the_data_set(draws):
     assert batch.input_ids[0, :5].tolist() == [5, 6, 7, 13, 21]
     assert batch.labels[0].tolist() == [-100, -100, 13, 21, EOS, -100, -100, -100]
     assert batch.attention_mask[0].tolist() == [1, 1, 1, 1, 1, 0, 0, 0]
-
-
-def test_a_generated_row_is_cut_at_the_length_of_a_row(draws):
-    draws[:] = [0.0]
-    policy = make_policy(threshold=1.0, max_length=5)
-    assert [len(row) for row in policy.rows(1, 10, ROWS)] == [4, 5, 5, 5]
 
 
 def test_the_buffer_keeps_the_latest_rows_in_order():

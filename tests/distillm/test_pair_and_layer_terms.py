@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-from contra.term import AlignmentTerm
 
+from contra.terms import AlignmentTerm
 from data_utils.batching import Row, split_step
 from data_utils.response_pairs import Pair, collate_pairs
 from distillm import token_losses
@@ -25,7 +25,7 @@ from tests.distillm.test_objective import (
     reference_divergence,
     step_gradient,
 )
-from tests.distillm.tiny import ALONE, EOS, MAX_LENGTH, PAD, VOCABULARY, make_batch, make_rows
+from tests.distillm.tiny import ALONE, EOS, PAD, VOCABULARY, make_batch, make_rows
 
 STUDENT_LAYERS, TEACHER_LAYERS = [1, 2, 3], [1, 3, 5]  # 3 points of 4 and of 6 layers
 FIELD_LAYERS = [1, 2], [2, 4]  # the tiny field has 2 pairs
@@ -47,7 +47,7 @@ PAIRS = make_pairs(4)
 
 def pair_batches(pairs, accumulation=1, world=ALONE):
     shares = split_step(pairs, accumulation, world.size, [len(pair) for pair in pairs])
-    return [{"instruction": collate_pairs(ranks[world.rank], PAD, MAX_LENGTH)} for ranks in shares]
+    return [{"instruction": collate_pairs(ranks[world.rank], PAD)} for ranks in shares]
 
 
 def make_objective(name, student, teacher, world=ALONE, kd_ratio=1.0, gradual_beta=True) -> Objective:

@@ -64,4 +64,4 @@ def make_rows(count: int, seed: int = 0, longest: int = 14) -> list[Row]:
 
 
 def make_batch(rows: list[Row], multiple: int = 8) -> TokenBatch:
-    return collate(rows, PAD, MAX_LENGTH, multiple)
+    return collate(rows, PAD, multiple)

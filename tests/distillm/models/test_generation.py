@@ -6,22 +6,30 @@ import torch
 from transformers import GenerationConfig, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from data_utils.errors import UserError
-from distillm.models.generation import DecodingSettings, KeyedSampling, ResponseGenerator, until_eos
+from distillm.arguments import DecodingArguments
+from distillm.models.generation import KeyedSampling, ResponseGenerator, left_padded, until_eos
 from tests.distillm.tiny import ALONE, EOS, PAD, VOCABULARY, make_gpt2, make_rows
 
 PROMPTS = [row.prompt for row in make_rows(7, seed=2)]
 ROW_IDS = list(range(40, 47))
+PLAIN = DecodingArguments()
 LAST_UNIFORM = 1 - 2**-53  # the largest float64 below 1
 
 
-def respond(model, tokenizer, settings, batch_size=3, world=ALONE, prompts=PROMPTS, row_ids=ROW_IDS, **key):
-    generator = ResponseGenerator(tokenizer, settings, world, batch_size)
+def respond(
+    model,
+    tokenizer,
+    batch_size=3,
+    *,
+    decoding=PLAIN,
+    max_new_tokens=12,
+    world=ALONE,
+    prompts=PROMPTS,
+    row_ids=ROW_IDS,
+    **key,
+):
+    generator = ResponseGenerator(tokenizer, decoding, max_new_tokens, batch_size, world)
     return generator.respond(model, prompts, row_ids, **{"seed": 10, "purpose": "test", **key})
-
-
-@pytest.fixture
-def settings() -> DecodingSettings:
-    return DecodingSettings(max_new_tokens=12)
 
 
 def sample(scores, uniforms) -> list[int]:
@@ -33,41 +41,41 @@ def sample(scores, uniforms) -> list[int]:
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 50])
-def test_responses_do_not_depend_on_the_batch_size(batch_size, student_model, ids_tokenizer, settings):
-    expected = respond(student_model, ids_tokenizer, settings, 3)
-    assert respond(student_model, ids_tokenizer, settings, batch_size) == expected
+def test_responses_do_not_depend_on_the_batch_size(batch_size, student_model, ids_tokenizer):
+    expected = respond(student_model, ids_tokenizer, 3)
+    assert respond(student_model, ids_tokenizer, batch_size) == expected
     assert len({tuple(response) for response in expected}) > 4
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_responses_do_not_depend_on_the_number_of_ranks(size, student_model, ids_tokenizer, settings, on_ranks):
-    expected = respond(student_model, ids_tokenizer, settings)
+def test_responses_do_not_depend_on_the_number_of_ranks(size, student_model, ids_tokenizer, on_ranks):
+    expected = respond(student_model, ids_tokenizer)
 
     def as_rank(world):
-        return respond(copy.deepcopy(student_model), ids_tokenizer, settings, world=world)
+        return respond(copy.deepcopy(student_model), ids_tokenizer, world=world)
 
     assert on_ranks(size, as_rank) == [expected] * size
 
 
-def test_fewer_prompts_than_ranks_are_answered(student_model, ids_tokenizer, settings, on_ranks):
+def test_fewer_prompts_than_ranks_are_answered(student_model, ids_tokenizer, on_ranks):
     few = {"prompts": PROMPTS[:1], "row_ids": ROW_IDS[:1]}
-    expected = respond(student_model, ids_tokenizer, settings, **few)
+    expected = respond(student_model, ids_tokenizer, **few)
 
     def as_rank(world):
-        return respond(copy.deepcopy(student_model), ids_tokenizer, settings, world=world, **few)
+        return respond(copy.deepcopy(student_model), ids_tokenizer, world=world, **few)
 
     assert on_ranks(2, as_rank) == [expected] * 2
 
 
-def test_a_response_belongs_to_its_row_wherever_the_row_stands(student_model, ids_tokenizer, settings):
-    expected = respond(student_model, ids_tokenizer, settings)
+def test_a_response_belongs_to_its_row_wherever_the_row_stands(student_model, ids_tokenizer):
+    expected = respond(student_model, ids_tokenizer)
     backwards = {"prompts": PROMPTS[::-1], "row_ids": ROW_IDS[::-1]}
-    assert respond(student_model, ids_tokenizer, settings, **backwards) == expected[::-1]
+    assert respond(student_model, ids_tokenizer, **backwards) == expected[::-1]
 
 
 @pytest.mark.parametrize("key", [{"seed": 11}, {"purpose": "other"}, {"step": 1}, {"row_ids": list(range(7))}])
-def test_seed_purpose_step_and_row_each_change_the_responses(key, student_model, ids_tokenizer, settings):
-    assert respond(student_model, ids_tokenizer, settings, **key) != respond(student_model, ids_tokenizer, settings)
+def test_seed_purpose_step_and_row_each_change_the_responses(key, student_model, ids_tokenizer):
+    assert respond(student_model, ids_tokenizer, **key) != respond(student_model, ids_tokenizer)
 
 
 @pytest.mark.parametrize("no_repeat_ngram_size", [0, 2])
@@ -85,12 +93,12 @@ def test_greedy_responses_are_those_of_transformers_row_by_row(
             input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12, **options
         )
         expected.append(until_eos(output[0, len(prompt) :].tolist(), EOS))
-    assert respond(student_model, ids_tokenizer, DecodingSettings(12, do_sample=False, **options), 7) == expected
+    assert respond(student_model, ids_tokenizer, 7, decoding=DecodingArguments(do_sample=False, **options)) == expected
 
 
-def test_bug_the_generation_settings_of_a_checkpoint_change_nothing(student_model, ids_tokenizer, settings):
+def test_bug_the_generation_settings_of_a_checkpoint_change_nothing(student_model, ids_tokenizer):
     """Transformers fills in from them what a call leaves open: beams broke the sampling, others changed it."""
-    expected = respond(student_model, ids_tokenizer, settings)
+    expected = respond(student_model, ids_tokenizer)
     own = student_model.generation_config = GenerationConfig(
         do_sample=True,
         temperature=0.1,
@@ -107,7 +115,7 @@ def test_bug_the_generation_settings_of_a_checkpoint_change_nothing(student_mode
         bos_token_id=0,
         pad_token_id=0,
     )
-    assert respond(student_model, ids_tokenizer, settings) == expected
+    assert respond(student_model, ids_tokenizer) == expected
     assert student_model.generation_config is own
 
 
@@ -179,8 +187,7 @@ def test_the_uniform_of_each_new_position_is_used_once():
 )
 def test_temperature_top_k_and_top_p_are_those_of_transformers(warpers, student_model, ids_tokenizer):
     """Follow each response: every token is the sample of the warped distribution at that place."""
-    settings = DecodingSettings(6, **warpers)
-    generator = ResponseGenerator(ids_tokenizer, settings, ALONE, 4)
+    generator = ResponseGenerator(ids_tokenizer, DecodingArguments(**warpers), 6, 4, ALONE)
     uniforms = np.random.default_rng(1).random((len(PROMPTS), 6))
     responses = generator.respond_with(student_model, PROMPTS, uniforms)
     student_model.eval()
@@ -201,13 +208,16 @@ def test_temperature_top_k_and_top_p_are_those_of_transformers(warpers, student_
 def test_a_response_ends_with_its_first_eos_and_holds_no_padding(student_model, ids_tokenizer):
     student_model.generation_config.pad_token_id = 0
     many = PROMPTS * 6
-    responses = respond(
-        student_model, ids_tokenizer, DecodingSettings(25), 42, prompts=many, row_ids=list(range(len(many)))
-    )
+    row_ids = list(range(len(many)))
+    responses = respond(student_model, ids_tokenizer, 42, max_new_tokens=25, prompts=many, row_ids=row_ids)
     ended = [response for response in responses if EOS in response]
     assert 0 < len(ended) < len(responses)  # of both kinds
     assert all(response.index(EOS) == len(response) - 1 for response in ended)
     assert all(len(response) == 25 for response in responses if EOS not in response)
+
+
+def test_prompts_are_padded_on_the_left():
+    assert left_padded([[1, 2, 3], [4]], 9).tolist() == [[1, 2, 3], [9, 9, 4]]
 
 
 def test_until_eos_keeps_the_first_eos_and_nothing_behind_it():
@@ -220,30 +230,32 @@ def test_until_eos_keeps_the_first_eos_and_nothing_behind_it():
 def test_no_ngram_of_the_given_size_repeats(size, student_model, ids_tokenizer):
     """In the prompt and the response together; a temperature that would repeat tokens otherwise."""
     student_model.generation_config.eos_token_id = None
-    settings = DecodingSettings(15, temperature=0.2, no_repeat_ngram_size=size)
     prompts = [list(range(2, 2 + length)) for length in range(1, 8)]
-    free = respond(student_model, ids_tokenizer, DecodingSettings(15, temperature=0.2), prompts=prompts)
+
+    def responses_with(**options):
+        decoding = DecodingArguments(temperature=0.2, **options)
+        return respond(student_model, ids_tokenizer, decoding=decoding, max_new_tokens=15, prompts=prompts)
 
     def repeats(prompt, response):
         ids = prompt + response
         ngrams = [tuple(ids[i : i + size]) for i in range(len(ids) - size + 1)]
         return len(ngrams) > len(set(ngrams))
 
-    assert any(repeats(*pair) for pair in zip(prompts, free, strict=True))
-    responses = respond(student_model, ids_tokenizer, settings, prompts=prompts)
+    assert any(repeats(*pair) for pair in zip(prompts, responses_with(), strict=True))
+    responses = responses_with(no_repeat_ngram_size=size)
     assert not any(repeats(*pair) for pair in zip(prompts, responses, strict=True))
 
 
 def test_bug_ngrams_of_one_token_are_refused():
     """EOS was forbidden exactly in the rows that are padded with it, so responses depended on the batch."""
     with pytest.raises(UserError, match="--no-repeat-ngram-size 1"):
-        DecodingSettings(12, no_repeat_ngram_size=1)
+        DecodingArguments(no_repeat_ngram_size=1)
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_model_returns_to_its_mode_and_generates_without_dropout(training, ids_tokenizer, settings):
+def test_the_model_returns_to_its_mode_and_generates_without_dropout(training, ids_tokenizer):
     model = make_gpt2(16, 2, dropout=0.5).train(training)
-    plain = respond(make_gpt2(16, 2), ids_tokenizer, settings)
-    assert respond(model, ids_tokenizer, settings) == plain
+    plain = respond(make_gpt2(16, 2), ids_tokenizer)
+    assert respond(model, ids_tokenizer) == plain
     assert model.training is training
     assert all(parameter.grad is None for parameter in model.parameters())

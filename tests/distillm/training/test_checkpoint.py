@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from distillm.training.trainer_state import TrainerState
 from torch import nn
 
 from data_utils.files import write_json
 from distillm.training import checkpoint
 from distillm.training.checkpoint import Checkpoints
 from distillm.training.engine import TorchEngine
+from distillm.training.trainer import TrainerState
 from tests.distillm.tiny import ALONE
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from data_utils.errors import UserError
+from distillm.arguments import TrainingArguments
 from distillm.training.deepspeed_engine import load_config, refuse_pickled_code
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -24,6 +25,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from data_utils.errors import UserError
+from distillm.arguments import TrainingArguments
 from distillm.training.deepspeed_engine import DeepSpeedEngine, load_config
 from distillm.distributed import World
 from distillm.training.engine import NonFiniteError, TorchEngine
@@ -32,10 +34,14 @@ world = World(0, 1, torch.device("cpu"))
 torch.manual_seed(0)
 model = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 2))
 
+def options(path):
+    batch = dict(batch_size=4, gradient_accumulation_steps=2)
+    return TrainingArguments(save="x", deepspeed=True, deepspeed_config=path, **batch)
+
 def make(path):
     if path is None:
         return TorchEngine(copy.deepcopy(model), 0.1, 1.0, "fp32", world)
-    return DeepSpeedEngine(copy.deepcopy(model), 0.1, load_config(path, 4, 2, 1.0, "fp32"), world)
+    return DeepSpeedEngine(copy.deepcopy(model), 0.1, load_config(options(path), "fp32"), world)
 
 def advance(engine, first, last, scale=1.0):
     norms = []
@@ -125,7 +131,7 @@ def test_bug_a_checkpoint_of_another_stage_was_refused_without_saying_why(report
     stages = dict(zip(list(reports)[1:], reports["ds_config.json"]["elsewhere"], strict=True))
     assert stages["ds_config.json"] is None and stages["ds_config_zero2.json"] is None
     for name, stage in (("ds_config_zero3.json", 3), ("ZeRO 0", 0)):
-        assert f"was saved with ZeRO 1, --deepspeed_config asks for ZeRO {stage}: go on with ZeRO 1" in stages[name]
+        assert f"was saved with ZeRO 1, --deepspeed_config asks for ZeRO {stage}: continue with ZeRO 1" in stages[name]
 
 
 @pytest.mark.parametrize("name", EVERY_STAGE)
@@ -134,8 +140,13 @@ def test_a_gradient_that_is_not_finite_is_an_error_at_every_stage_and_changes_no
     assert reports[name]["after the refusal"] == reports[name]["uninterrupted"]
 
 
+def with_config(path: Path, **options) -> TrainingArguments:
+    batch = {"batch_size": 4, "gradient_accumulation_steps": 2}
+    return TrainingArguments(save="x", deepspeed=True, deepspeed_config=str(path), **batch, **options)
+
+
 def test_every_auto_is_filled_in_from_the_options():
-    config = load_config(str(CONFIGS / "ds_config.json"), 4, 2, 0.5, "bf16")
+    config = load_config(with_config(CONFIGS / "ds_config.json", clip_grad=0.5), "bf16")
     assert (config["train_micro_batch_size_per_gpu"], config["gradient_accumulation_steps"]) == (4, 2)
     assert config["gradient_clipping"] == 0.5
     assert (config["bf16"]["enabled"], config["fp16"]["enabled"]) == (True, False)
@@ -149,7 +160,7 @@ def test_a_configuration_that_contradicts_the_options_is_refused(text, words, tm
     path = tmp_path / "config.json"
     path.write_text(text)
     with pytest.raises(UserError, match=words):
-        load_config(str(path), 4, 1, 1.0, "fp32")
+        load_config(with_config(path), "fp32")
 
 
 def test_bug_python_before_3_11_4_wrote_checkpoints_that_the_safe_reader_refused(monkeypatch):

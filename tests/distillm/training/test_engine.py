@@ -234,25 +234,25 @@ REMAINING = {
 @pytest.mark.parametrize("style", DECAY_STYLES)
 @pytest.mark.parametrize("warmup", [0, WARMUP])
 def test_the_learning_rate_of_every_step_follows_the_formula(style, warmup):
-    for step in range(TOTAL):
+    for step in range(1, TOTAL + 1):
         found = learning_rate(step, TOTAL, PEAK, MINIMUM, warmup, style)
-        if step < warmup:
-            assert found == pytest.approx(PEAK * (step + 1) / warmup)
+        if step <= warmup:
+            assert found == pytest.approx(PEAK * step / warmup)
         else:
-            done = (step - warmup) / (TOTAL - warmup)
+            done = (step - 1 - warmup) / (TOTAL - warmup)
             assert found == pytest.approx(MINIMUM + (PEAK - MINIMUM) * REMAINING[style](done))
 
 
 @pytest.mark.parametrize("style", DECAY_STYLES)
 def test_a_schedule_shorter_than_its_warmup_only_rises(style):
-    rates = [learning_rate(step, 5, PEAK, MINIMUM, 10, style) for step in range(5)]
+    rates = [learning_rate(step, 5, PEAK, MINIMUM, 10, style) for step in range(1, 6)]
     assert rates == sorted(rates) and rates[-1] == pytest.approx(PEAK / 2)
 
 
 def test_the_published_schedule_starts_at_the_peak_and_ends_near_the_minimum():
-    assert learning_rate(0, 1000, 5e-4, 1e-7, 0, "cosine") == 5e-4
-    assert learning_rate(500, 1000, 5e-4, 1e-7, 0, "cosine") == pytest.approx((5e-4 + 1e-7) / 2)
-    assert learning_rate(999, 1000, 5e-4, 1e-7, 0, "cosine") == pytest.approx(1e-7, rel=0.02)
+    assert learning_rate(1, 1000, 5e-4, 1e-7, 0, "cosine") == 5e-4
+    assert learning_rate(501, 1000, 5e-4, 1e-7, 0, "cosine") == pytest.approx((5e-4 + 1e-7) / 2)
+    assert learning_rate(1000, 1000, 5e-4, 1e-7, 0, "cosine") == pytest.approx(1e-7, rel=0.02)
 
 
 def test_fp16_skips_single_overflows_and_stops_a_run_that_only_overflows():

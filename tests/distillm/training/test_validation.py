@@ -1,15 +1,15 @@
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
 
 from data_utils.errors import UserError
+from distillm.arguments import DecodingArguments, TrainingArguments
 from distillm.metrics import compute_metrics
-from distillm.models.generation import DecodingSettings, ResponseGenerator
+from distillm.models.generation import ResponseGenerator
 from distillm.models.split_model import SplitModel
-from distillm.training.validation import ValidationSettings, Validator, score
-from tests.distillm.tiny import ALONE, MAX_LENGTH, make_gpt2, make_rows
+from distillm.training.validation import Validator, score
+from tests.distillm.tiny import ALONE, make_gpt2, make_rows
 
 
 class Dev:
@@ -31,10 +31,10 @@ class Dev:
 DEV = Dev(make_rows(11, seed=4))
 
 
-def make_validator(tokenizer, batch_size=4, world=ALONE, num_rows=11, **changes) -> Validator:
-    settings = replace(ValidationSettings(batch_size, MAX_LENGTH, True, 10), **changes)
-    generator = ResponseGenerator(tokenizer, DecodingSettings(8), world, batch_size)
-    return Validator(DEV, num_rows, tokenizer, generator, settings, world)
+def make_validator(tokenizer, batch_size=4, world=ALONE, dev=DEV, generate=True, seed=10) -> Validator:
+    training = TrainingArguments(save="x", do_valid=True, eval_batch_size=batch_size, eval_gen=generate, seed=seed)
+    generator = ResponseGenerator(tokenizer, DecodingArguments(), 8, batch_size, world)
+    return Validator(dev, tokenizer, generator, training, world)
 
 
 def reference_loss(model, rows) -> float:
@@ -50,7 +50,7 @@ def reference_loss(model, rows) -> float:
 
 @pytest.mark.parametrize("num_rows", [11, 5])
 def test_the_dev_loss_is_the_mean_over_the_response_tokens_of_the_set(num_rows, student_model, ids_tokenizer):
-    validator = make_validator(ids_tokenizer, num_rows=num_rows, generate=False)
+    validator = make_validator(ids_tokenizer, dev=Dev(DEV.rows[:num_rows]), generate=False)
     scores = validator.validate(SplitModel(student_model), 0)
     assert scores == {"dev_loss": pytest.approx(reference_loss(student_model, DEV.rows[:num_rows]), rel=1e-5)}
 
@@ -73,7 +73,7 @@ def test_the_responses_are_scored_against_the_references_of_their_rows(student_m
     validator = make_validator(ids_tokenizer)
     scores = validator.validate(SplitModel(student_model), 7)
     assert scores.keys() == {"dev_loss", "dev_rougeL", "dev_exact_match"}
-    generator = ResponseGenerator(ids_tokenizer, DecodingSettings(8), ALONE, 4)
+    generator = ResponseGenerator(ids_tokenizer, DecodingArguments(), 8, 4, ALONE)
     responses = generator.respond(
         student_model,
         [row.prompt for row in DEV.rows],
