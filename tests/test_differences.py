@@ -32,10 +32,3 @@ def test_a_published_option_said_to_be_refused_is_unknown_and_ours_is_known(scri
 
 def test_the_refused_options_are_found_on_the_page():
     assert len(REFUSED) > 10 and all(re.search("`--", published) for _, published, _ in REFUSED)
-
-
-def test_every_test_that_a_difference_names_exists():
-    named = re.findall(r"`([\w/]+/test_\w+\.py)`", PAGE)
-    assert len(named) > 30
-    for path in named:
-        assert (REPOSITORY / "tests" / path).is_file(), path
