@@ -20,7 +20,7 @@ from tests.distillm.tiny import ALONE, PAD, make_gpt2, make_rows
 ROWS = 8
 
 
-def make_steps(precision="fp32", **options) -> OptimiserSteps:
+def make_steps(precision="fp32") -> OptimiserSteps:
     """A student in training mode except for one block, its teacher, and the steps of a field."""
     student, teacher = SplitModel(make_gpt2(16, 4, dropout=0.1).train()), SplitModel(make_gpt2(24, 6, seed=1).eval())
     student.layers, teacher.layers = [1, 2], [2, 4]
@@ -28,15 +28,7 @@ def make_steps(precision="fp32", **options) -> OptimiserSteps:
     teacher.model.requires_grad_(False)
     torch.manual_seed(2)
     learner = VelocityField(24, 8, 2, 1), Projector(16, 24)
-    words = {
-        "lr": 0.1,
-        "lr_min": 0.01,
-        "weight_decay": 0.1,
-        "batch_size": 2,
-        "gradient_accumulation_steps": 2,
-        "seed": 1,
-    }
-    training = TrainingArguments(save="x", **words | options)
+    training = TrainingArguments(save="x", lr=0.1, batch_size=2, gradient_accumulation_steps=2, seed=1)
     batches = StepBatches(make_rows(ROWS), training, PAD, ALONE)
     schedule = Schedule(training, batches.steps_per_epoch, 9)
     return field_steps(*learner, student, teacher, batches, schedule, precision, ALONE)
@@ -111,7 +103,9 @@ def test_in_an_fp16_run_only_the_frozen_models_compute_in_fp16(monkeypatch):
     monkeypatch.setattr(SplitModel, "forward", forward_once)
     monkeypatch.setattr(World, "sum_gradients", keep)
     for precision in ("fp16", "fp32"):
-        make_steps(precision).take(1)
+        steps = make_steps(precision)
+        steps.objective.student.model.eval()  # as in stage 1 and refresh
+        steps.take(1)
     assert_same(*gradients)
 
 
