@@ -24,8 +24,8 @@ class AlignmentTerm:
         self.weight, self.curriculum = weight, curriculum
         self.velocity_field, self.projector = velocity_field, projector
 
-    def count(self, batch: TokenBatch) -> Tensor:
-        return batch.response_mask.sum()
+    def count(self, batch: TokenBatch) -> int:
+        return len(batch.response_positions)
 
     def total(
         self, batch: TokenBatch, student: HiddenStates, teacher: HiddenStates | None, progress: Progress
@@ -47,8 +47,8 @@ class FlowMatchingTerm:
     def __init__(self, velocity_field: VelocityField, projector: Projector, seed: int):
         self.velocity_field, self.projector, self.seed = velocity_field, projector, seed
 
-    def count(self, batch: TokenBatch) -> Tensor:
-        return batch.attention_mask.sum()
+    def count(self, batch: TokenBatch) -> int:
+        return len(batch.token_positions)
 
     def total(
         self, batch: TokenBatch, student: HiddenStates, teacher: HiddenStates | None, progress: Progress
@@ -56,8 +56,8 @@ class FlowMatchingTerm:
         assert teacher is not None
         states = [gather_layers(model.scheduled, batch.token_positions) for model in (student, teacher)]
         uniforms = keyed_uniforms(self.seed, "flow time", progress.step - 1, batch.row_ids.tolist(), 1)
-        row_times = torch.from_numpy(uniforms).float().to(batch.input_ids.device)
-        times = row_times[batch.token_positions // batch.input_ids.shape[1]]  # [M, 1]
+        row_times = torch.from_numpy(uniforms).float()
+        times = row_times.repeat_interleave(batch.token_counts, dim=0).to(batch.input_ids.device)  # [N, 1]
 
         def per_token(student_states: Tensor, teacher_states: Tensor, times: Tensor) -> Tensor:
             states = student_states, teacher_states

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from data_utils.randomness import keyed_generator
 
+LINE = 512  # tokens of a packed line: attention costs more in longer ones, padding more in shorter ones
 IGNORED = -100  # the label of a position that no loss counts; PyTorch's own default
 
 T = TypeVar("T")
@@ -34,57 +35,84 @@ class Row:
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Right-padded rows; `labels[:, t]` is the target of `input_ids[:, t]`, -100 where nothing counts.
+    """Rows laid out in the lines of `[B, T]`; what counts is gathered by its positions in the flattened batch.
 
-    The positions of the tokens that count are found on the CPU: gathering by a mask on a GPU would make the CPU wait.
+    A packed batch has several rows in a line, one after the other: `position_ids` restart at 0 for each of them, which
+    tells a model's attention to keep them apart. All positions are known on the CPU: gathering by a mask on a GPU would
+    make the CPU wait.
     """
 
     input_ids: Tensor  # [B, T] long
-    attention_mask: Tensor  # [B, T] long, 1 on tokens and 0 on padding
-    labels: Tensor  # [B, T] long
-    token_positions: Tensor  # [N] long: where tokens are in the flattened batch
-    response_positions: Tensor  # [M] long: where labels count in the flattened batch
-    response_counts: Tensor  # [B] long, always on the CPU: labels of each row that count
-    row_ids: Tensor  # [B] long, always on the CPU
-
-    @property
-    def response_mask(self) -> Tensor:
-        """`[B, T]` bool: positions whose label counts."""
-        return self.labels != IGNORED
+    position_ids: Tensor  # [B, T] long
+    token_positions: Tensor  # [N] long: where tokens are, row by row
+    response_positions: Tensor  # [M] long: where a token predicts a response token, row by row
+    labels: Tensor  # [M] long: the response tokens that are predicted there
+    token_counts: Tensor  # [rows] long, always on the CPU: tokens of each row
+    response_counts: Tensor  # [rows] long, always on the CPU: response tokens of each row
+    row_ids: Tensor  # [rows] long, always on the CPU
+    packed: bool
 
     def to(self, device: torch.device) -> "TokenBatch":
-        stay = ("response_counts", "row_ids")
+        stay = ("token_counts", "response_counts", "row_ids", "packed")
         moved = {name: x.to(device, non_blocking=True) for name, x in vars(self).items() if name not in stay}
         return replace(self, **moved)
 
+    @property
+    def attention_mask(self) -> Tensor:
+        """1 on tokens, 0 on padding, for a batch with one row in each line: `[B, T]` long."""
+        assert not self.packed, "attention would mix the rows of a line"
+        return torch.zeros_like(self.input_ids).flatten().index_fill(0, self.token_positions, 1).view_as(self.input_ids)
 
-def collate(rows: Sequence[Row], pad_id: int, multiple: int = 8) -> TokenBatch:
-    """Pad rows on the right to the longest, rounded up to `multiple`: `[B, T]`.
+
+def collate(rows: Sequence[Row], pad_id: int, *, packed: bool = True, multiple: int = 8) -> TokenBatch:
+    """Lay out rows, packed or each in a line of its own; lines are as long as the fullest, rounded up to `multiple`.
 
     The input is one id shorter than the row: the last id is only a label.
     """
     assert rows, "a batch needs a row"
-    sequences = [row.prompt + row.response for row in rows]
-    longest = max(len(ids) - 1 for ids in sequences)
-    shape = len(rows), max(1, -(-longest // multiple)) * multiple
+    sizes = [len(row) - 1 for row in rows]
+    lines = pack(sizes) if packed else [[index] for index in range(len(rows))]
+    fullest = max(sum(sizes[index] for index in line) for line in lines)
+    shape = len(lines), max(1, -(-fullest // multiple)) * multiple
     input_ids = np.full(shape, pad_id, dtype=np.int64)
-    attention_mask = np.zeros(shape, dtype=np.int64)
-    labels = np.full(shape, IGNORED, dtype=np.int64)
-    for i, (row, ids) in enumerate(zip(rows, sequences, strict=True)):
-        size = len(ids) - 1
-        first = max(0, len(row.prompt) - 1)  # the prompt's last id predicts the response's first
-        input_ids[i, :size] = ids[:-1]
-        attention_mask[i, :size] = 1
-        labels[i, first:size] = ids[first + 1 :]
+    position_ids = np.zeros(shape, dtype=np.int64)
+    starts = [0] * len(rows)  # in the flattened batch
+    for number, line in enumerate(lines):
+        end = 0
+        for index in line:
+            start, end = end, end + sizes[index]
+            starts[index] = number * shape[1] + start
+            input_ids[number, start:end] = (rows[index].prompt + rows[index].response)[:-1]
+            position_ids[number, start:end] = np.arange(sizes[index])
+        position_ids[number, end:] = np.arange(shape[1] - end)  # of padding, which attention keeps apart, too
+    # A row's first token has nothing to be predicted from; the prompt's last one predicts the response's first.
+    firsts = [max(0, len(row.prompt) - 1) for row in rows]
+    labels = [(row.prompt + row.response)[first + 1 :] for row, first in zip(rows, firsts, strict=True)]
+    tokens = [np.arange(start, start + size) for start, size in zip(starts, sizes, strict=True)]
+    responses = [positions[first:] for positions, first in zip(tokens, firsts, strict=True)]
     return TokenBatch(
         torch.from_numpy(input_ids),
-        torch.from_numpy(attention_mask),
-        torch.from_numpy(labels),
-        torch.from_numpy(np.flatnonzero(attention_mask)),
-        torch.from_numpy(np.flatnonzero(labels != IGNORED)),
-        torch.from_numpy((labels != IGNORED).sum(1)),
+        torch.from_numpy(position_ids),
+        torch.from_numpy(np.concatenate(tokens)),
+        torch.from_numpy(np.concatenate(responses)),
+        torch.tensor([label for row in labels for label in row], dtype=torch.long),
+        torch.tensor(sizes),
+        torch.tensor(list(map(len, responses))),
         torch.tensor([row.row_id for row in rows]),
+        packed,
     )
+
+
+def pack(sizes: Sequence[int], line: int = LINE) -> list[list[int]]:
+    """Share rows out to as few lines of about `line` tokens as hold them, equally full: row indices of each line."""
+    num_lines = -(-sum(sizes) // max(line, *sizes, 1)) or 1
+    lines: list[list[int]] = [[] for _ in range(num_lines)]
+    filled = [0] * num_lines
+    for index in sorted(range(len(sizes)), key=lambda index: -sizes[index]):
+        emptiest = filled.index(min(filled))
+        lines[emptiest].append(index)
+        filled[emptiest] += sizes[index]
+    return [sorted(line) for line in lines if line]
 
 
 @dataclass(frozen=True)

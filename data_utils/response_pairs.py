@@ -76,10 +76,10 @@ class PairDataset(Sequence[Pair]):
         self._rejected = list(responses)
 
 
-def collate_pairs(pairs: Sequence[Pair], pad_id: int) -> TokenBatch:
-    """Stack P pairs into one batch: the chosen rows first, then the rejected ones: `[2P, T]`."""
+def collate_pairs(pairs: Sequence[Pair], pad_id: int, *, packed: bool = True) -> TokenBatch:
+    """Lay out P pairs as one batch: the chosen rows first, then the rejected ones."""
     rows = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
-    return collate(rows, pad_id)
+    return collate(rows, pad_id, packed=packed)
 
 
 def is_pair_folder(folder: str | Path) -> bool:

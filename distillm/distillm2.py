@@ -94,9 +94,9 @@ class ContrastiveTerm:
         self.weight, self.version, self.arguments = weight, version, arguments
         self.student, self.teacher = student, teacher
 
-    def count(self, batch: TokenBatch) -> Tensor:
+    def count(self, batch: TokenBatch) -> int:
         """Pairs, whatever their lengths: each side of a pair is a mean over its tokens."""
-        return batch.labels.new_tensor(len(batch.row_ids) // 2)
+        return len(batch.row_ids) // 2
 
     def total(
         self, batch: TokenBatch, student: HiddenStates, teacher: HiddenStates | None, progress: Progress
@@ -105,7 +105,7 @@ class ContrastiveTerm:
         arguments = self.arguments
         beta = gradual_beta(progress.step, progress.total_steps) if arguments.gradual_beta else 1.0
         divergences = pair_divergences(self.version, beta, arguments.base_alpha_1, arguments.base_alpha_2)
-        chosen = int(batch.response_counts.chunk(2)[0].sum())  # the first positions: they are sorted
+        chosen = int(batch.response_counts.chunk(2)[0].sum())  # the first positions
         weights = token_weights(batch.response_counts).to(student.last.device)
         tensors = (*(gather(states.last, batch.response_positions) for states in (student, teacher)), weights)
         parts = [tensor.split([chosen, len(tensor) - chosen]) for tensor in tensors]

@@ -43,8 +43,8 @@ class FeatureDynamicsTerm:
     def __init__(self, weight: float, student: SplitModel, teacher: SplitModel):
         self.weight, self.student, self.teacher = weight, student, teacher
 
-    def count(self, batch: TokenBatch) -> Tensor:
-        return batch.attention_mask.sum()
+    def count(self, batch: TokenBatch) -> int:
+        return len(batch.token_positions)
 
     def total(
         self, batch: TokenBatch, student: HiddenStates, teacher: HiddenStates | None, progress: Progress

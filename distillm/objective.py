@@ -40,8 +40,8 @@ class Term(Protocol):
     source: str
     needs_teacher: bool
 
-    def count(self, batch: TokenBatch) -> Tensor:
-        """Return the number of valid items, a scalar."""
+    def count(self, batch: TokenBatch) -> int:
+        """Return the number of valid items."""
         ...
 
     def total(
@@ -59,8 +59,8 @@ class CrossEntropyTerm:
     def __init__(self, name: str, weight: float, source: str, student: SplitModel):
         self.name, self.weight, self.source, self.student = name, weight, source, student
 
-    def count(self, batch: TokenBatch) -> Tensor:
-        return batch.response_mask.sum()
+    def count(self, batch: TokenBatch) -> int:
+        return len(batch.response_positions)
 
     def total(
         self, batch: TokenBatch, student: HiddenStates, teacher: HiddenStates | None, progress: Progress
@@ -84,8 +84,8 @@ class DivergenceTerm:
         self.name, self.weight = name, weight
         self.divergence, self.student, self.teacher = divergence, student, teacher
 
-    def count(self, batch: TokenBatch) -> Tensor:
-        return batch.response_mask.sum()
+    def count(self, batch: TokenBatch) -> int:
+        return len(batch.response_positions)
 
     def total(
         self, batch: TokenBatch, student: HiddenStates, teacher: HiddenStates | None, progress: Progress
@@ -103,12 +103,11 @@ class DivergenceTerm:
 
 def cross_entropy_sum(model: SplitModel, states: Tensor, batch: TokenBatch) -> Tensor:
     """Return the summed cross-entropy of the response tokens, given the last hidden states `[B, T, D]`."""
-    labels = gather(batch.labels.unsqueeze(-1), batch.response_positions)
 
     def per_token(states: Tensor, labels: Tensor) -> Tensor:
         return cross_entropy_per_token(model.head(states), labels)
 
-    tensors = gather(states, batch.response_positions), labels
+    tensors = gather(states, batch.response_positions), batch.labels.unsqueeze(-1)
     return sum_over_chunks(per_token, tensors, model.vocab_size, model.sharded)
 
 
@@ -131,8 +130,8 @@ class Objective:
 
     def normalisers(self, micro_batches: Sequence[MicroBatch]) -> Tensor:
         """Return each term's number of valid items in the whole step, clamped at 1: `[terms]`."""
-        counts = [torch.stack([term.count(batch[term.source]) for batch in micro_batches]).sum() for term in self.terms]
-        return self.world.sum(torch.stack(counts).float()).clamp(min=1.0)
+        counts = [sum(term.count(batch[term.source]) for batch in micro_batches) for term in self.terms]
+        return self.world.sum(torch.tensor(counts, dtype=torch.float32).to(self.world.device)).clamp(min=1.0)
 
     def term_values(self, micro_batch: MicroBatch, normalisers: Tensor, progress: Progress) -> Tensor:
         """Return this micro-batch's share of every term, unweighted: `[terms]`."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ class SplitModel:
 
     `layers` are the indices of `hidden_states` (0 = embeddings, n = output of block n) that `forward` captures.
     `sharded` is true if each rank holds a piece of every weight (DeepSpeed's ZeRO 3): a call then waits for all ranks.
+    `packs` is true if several rows may lie in one line of a batch (`keeps_rows_apart`).
     """
 
     def __init__(self, model: nn.Module, layers: list[int] | None = None):
@@ -38,12 +40,18 @@ class SplitModel:
         self.blocks = find_blocks(self.body, self.config.num_hidden_layers)
         self.layers = layers or []
         self.sharded = False
+        self.packs = False
 
     def forward(self, batch: TokenBatch) -> HiddenStates:
-        """Run the body on right-padded rows."""
+        """Run the body on a batch."""
         captured: dict[int, Tensor] = {}
         with self._capture(captured):
-            output = self.body(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+            output = self.body(
+                input_ids=batch.input_ids,
+                position_ids=batch.position_ids if batch.packed else None,
+                attention_mask=None if batch.packed else batch.attention_mask,
+                use_cache=False,
+            )
         return HiddenStates(output.last_hidden_state, [captured[layer] for layer in self.layers])
 
     @property
@@ -88,6 +96,19 @@ class SplitModel:
                 f"{type(self.model).__name__} changes its logits after the LM head; "
                 "only models with logits = head(body(x)) are supported"
             )
+
+    @torch.no_grad()
+    def keeps_rows_apart(self, device: torch.device) -> bool:
+        """Say whether the body computes several rows in one line as it computes each of them alone."""
+        if "position_ids" not in signature(self.body.forward).parameters:
+            return False
+        rows = [torch.arange(first, first + size, device=device) for first, size in ((0, 3), (2, 6), (1, 5))]
+        positions = torch.cat([torch.arange(len(row), device=device) for row in rows])
+        with eval_mode(self.model):
+            alone = [self.body(input_ids=row.unsqueeze(0), use_cache=False).last_hidden_state[0] for row in rows]
+            inputs = {"input_ids": torch.cat(rows).unsqueeze(0), "position_ids": positions.unsqueeze(0)}
+            packed = self.body(**inputs, use_cache=False).last_hidden_state[0]
+        return torch.allclose(torch.cat(alone).float(), packed.float(), rtol=1e-2, atol=1e-2)
 
 
 def find_blocks(body: nn.Module, num_layers: int) -> nn.ModuleList:

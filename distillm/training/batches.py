@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from data_utils.batching import ShuffledOrder, TokenBatch, collate, split_step
@@ -21,9 +22,12 @@ class StepBatches:
         pad_id: int,
         world: World,
         purpose: str = "instruction order",
+        packed: bool = True,
     ):
-        """`purpose` keeps the orders of several data sets apart."""
-        self.dataset, self.training, self.pad_id, self.world = dataset, training, pad_id, world
+        """`purpose` keeps the orders of several data sets apart; `packed`: several rows may lie in one line."""
+        self.dataset, self.training, self.world = dataset, training, world
+        collate_rows = collate_pairs if isinstance(dataset[0], Pair) else collate
+        self.collate = partial(collate_rows, pad_id=pad_id, packed=packed)
         rows_per_step = training.rows_per_step(world.size)
         self.order = ShuffledOrder(len(dataset), rows_per_step, keyed_seed(training.seed, purpose))
         self.steps_per_epoch = self.order.steps_per_epoch
@@ -39,5 +43,4 @@ class StepBatches:
         """Return this rank's micro-batches of a step's rows, on the device."""
         accumulation, lengths = self.training.gradient_accumulation_steps, [len(row) for row in rows]
         shares = split_step(rows, accumulation, self.world.size, lengths)
-        collate_rows = collate_pairs if isinstance(rows[0], Pair) else collate
-        return [collate_rows(ranks[self.world.rank], self.pad_id).to(self.world.device) for ranks in shares]
+        return [self.collate(ranks[self.world.rank]).to(self.world.device) for ranks in shares]

@@ -56,7 +56,14 @@ def load_models(run: Run, needs_teacher: bool) -> Models:
     check_model_type(arguments.model_path, arguments.model_type)
     tokenizer = load_tokenizer(arguments.model_path)
     student = load_student(arguments, run)
-    return Models(student, load_teacher(arguments, student, tokenizer, run) if needs_teacher else None, tokenizer)
+    teacher = load_teacher(arguments, student, tokenizer, run) if needs_teacher else None
+    models = [model for model in (student, teacher) if model is not None]
+    packs = all(model.keeps_rows_apart(run.world.device) for model in models)
+    if not packs and run.world.is_main:
+        print("note: the attention of these models mixes packed rows; rows are padded instead, which takes longer")
+    for model in models:
+        model.packs = packs
+    return Models(student, teacher, tokenizer)
 
 
 def load_student(arguments: ModelArguments, run: Run) -> SplitModel:
@@ -125,7 +132,8 @@ def load_training_rows(data: DataArguments, models: Models) -> Sequence[Row] | P
 
 
 def step_batches(dataset: Sequence[Any], models: Models, run: Run, purpose: str = "instruction order") -> StepBatches:
-    return StepBatches(dataset, run.arguments.training, models.tokenizer.pad_token_id, run.world, purpose)
+    pad_id, packed = models.tokenizer.pad_token_id, models.student.packs
+    return StepBatches(dataset, run.arguments.training, pad_id, run.world, purpose, packed)
 
 
 def response_generator(decoding: DecodingArguments, models: Models, run: Run) -> ResponseGenerator:

@@ -68,11 +68,11 @@ class Validator:
             rows = mine[number * size :][:size]
             if not rows and not student.sharded:
                 continue
-            batch = collate(rows or self.rows[:1], self.tokenizer.pad_token_id)  # type: ignore[arg-type]
+            batch = collate(rows or self.rows[:1], self.tokenizer.pad_token_id, packed=student.packs)  # type: ignore[arg-type]
             batch = batch.to(self.world.device)
             total = cross_entropy_sum(student, student.forward(batch).last, batch)
             if rows:  # else the other ranks wait for this one
-                sums += torch.stack([total, batch.response_mask.sum()]).double().cpu()
+                sums += torch.tensor([float(total), len(batch.labels)], dtype=torch.float64)
         total, count = self.world.sum(sums.to(self.world.device)).tolist()
         return total / max(1.0, count)
 
