@@ -15,7 +15,7 @@ from distillm.divergences import Divergence, kullback_leibler, log_mixture, log_
 from distillm.models.split_model import HiddenStates, SplitModel
 from distillm.objective import Progress
 from distillm.reduction import gather
-from distillm.token_losses import sum_over_chunks
+from distillm.token_losses import sum_over_logits
 
 
 class PairDivergences(NamedTuple):
@@ -114,10 +114,9 @@ class ContrastiveTerm:
     def _side(self, divergence: Divergence, student_states: Tensor, teacher_states: Tensor, weights: Tensor) -> Tensor:
         """Return the weighted sum over one side's response tokens `[M, D]`, `[M]`."""
 
-        def per_token(student_states: Tensor, teacher_states: Tensor, weights: Tensor) -> Tensor:
+        def per_token(student_logits: Tensor, teacher_states: Tensor, weights: Tensor) -> Tensor:
             with torch.no_grad():
                 teacher_logits = self.teacher.head(teacher_states)
-            return weights.squeeze(-1) * divergence(self.student.head(student_states), teacher_logits)
+            return weights.squeeze(-1) * divergence(student_logits, teacher_logits)
 
-        tensors = student_states, teacher_states, weights.unsqueeze(-1)
-        return sum_over_chunks(per_token, tensors, self.student.vocab_size, self.student.sharded)
+        return sum_over_logits(per_token, self.student, student_states, teacher_states, weights.unsqueeze(-1))

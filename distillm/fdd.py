@@ -9,7 +9,7 @@ from distillm.divergences import forward_kl, log_probabilities
 from distillm.models.split_model import HiddenStates, SplitModel
 from distillm.objective import Progress
 from distillm.reduction import gather_layers, mean_or_zero, selects
-from distillm.token_losses import sum_over_chunks
+from distillm.token_losses import sum_over_logits
 
 COSINE_EPS = 1e-5
 
@@ -51,11 +51,10 @@ class FeatureDynamicsTerm:
     ) -> Tensor:
         assert teacher is not None
 
-        def per_token(student_states: Tensor, teacher_states: Tensor) -> Tensor:
+        def per_token(student_logits: Tensor, teacher_states: Tensor) -> Tensor:
             with torch.no_grad():
                 teacher_logits = self.teacher.head(teacher_states)
-            return fdd_per_token(self.student.head(student_states), teacher_logits)
+            return fdd_per_token(student_logits, teacher_logits)
 
-        states = tuple(gather_layers(model.scheduled, batch.token_positions) for model in (student, teacher))
-        width = len(student.scheduled) * self.student.vocab_size
-        return sum_over_chunks(per_token, states, width, self.student.sharded)
+        states = (gather_layers(model.scheduled, batch.token_positions) for model in (student, teacher))
+        return sum_over_logits(per_token, self.student, *states)

@@ -16,7 +16,7 @@ from data_utils.batching import TokenBatch
 from distillm.distributed import World
 from distillm.models.split_model import HiddenStates, SplitModel
 from distillm.reduction import gather
-from distillm.token_losses import cross_entropy_per_token, sum_over_chunks
+from distillm.token_losses import cross_entropy_per_token, sum_over_logits
 
 # A micro-batch: one batch for each source of rows ("instruction", "corpus").
 MicroBatch = Mapping[str, TokenBatch]
@@ -92,23 +92,19 @@ class DivergenceTerm:
     ) -> Tensor:
         assert teacher is not None
 
-        def per_token(student_states: Tensor, teacher_states: Tensor) -> Tensor:
+        def per_token(student_logits: Tensor, teacher_states: Tensor) -> Tensor:
             with torch.no_grad():
                 teacher_logits = self.teacher.head(teacher_states)
-            return self.divergence(self.student.head(student_states), teacher_logits)
+            return self.divergence(student_logits, teacher_logits)
 
-        tensors = tuple(gather(states.last, batch.response_positions) for states in (student, teacher))
-        return sum_over_chunks(per_token, tensors, self.student.vocab_size, self.student.sharded)
+        states = (gather(model.last, batch.response_positions) for model in (student, teacher))
+        return sum_over_logits(per_token, self.student, *states)
 
 
 def cross_entropy_sum(model: SplitModel, states: Tensor, batch: TokenBatch) -> Tensor:
     """Return the summed cross-entropy of the response tokens, given the last hidden states `[B, T, D]`."""
-
-    def per_token(states: Tensor, labels: Tensor) -> Tensor:
-        return cross_entropy_per_token(model.head(states), labels)
-
-    tensors = gather(states, batch.response_positions), batch.labels.unsqueeze(-1)
-    return sum_over_chunks(per_token, tensors, model.vocab_size, model.sharded)
+    states = gather(states, batch.response_positions)
+    return sum_over_logits(cross_entropy_per_token, model, states, batch.labels.unsqueeze(-1))
 
 
 class Objective:
