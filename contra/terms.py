@@ -63,4 +63,6 @@ class FlowMatchingTerm:
             states = student_states, teacher_states
             return flow_matching_per_token(self.velocity_field, self.projector, *states, times.squeeze(-1))
 
-        return sum_over_chunks(per_token, (*states, times), states[0].shape[0] * 4 * self.velocity_field.width)
+        width = states[0].shape[0] * 4 * self.velocity_field.width
+        parameters = [*self.velocity_field.parameters(), *self.projector.parameters()]
+        return sum_over_chunks(per_token, (*states, times), width, parameters)

@@ -1,11 +1,12 @@
-"""Sums of per-token losses over many tokens, with the memory and the time of one chunk of logits.
+"""Sums of per-token losses over many tokens, with the memory and the time of one chunk.
 
 Hidden states are gathered at the positions that count before any LM head sees them. Head and loss then run over chunks
-of tokens, so no `[B, T, V]` tensor ever exists.
+of tokens, so no `[B, T, V]` tensor ever exists. A chunk's gradient is computed right after its loss, in the forward
+pass: what a chunk needs is freed with it, and nothing is computed twice.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,31 +17,23 @@ from torch.utils.checkpoint import checkpoint
 from distillm.distributed import largest_of_all
 from distillm.models.split_model import SplitModel
 
-# Values that a chunk holds for each of its tensors, e.g. logits: 32 MiB in fp32.
-CHUNK_ELEMENTS = 2**23
-FP16_SCALE = 4096.0  # of the gradient of logits, most of which would be 0 in fp16
+CHUNK_ELEMENTS = 2**23  # values of each tensor that a chunk makes, e.g. logits: 32 MiB in fp32
+FP16_SCALE = 4096.0  # of gradients inside a chunk, most of which would be 0 in fp16
 
-PerToken = Callable[..., Tensor]  # tensors `[..., m, D]` -> `[m]`
+PerToken = Callable[..., Tensor]  # chunks `[..., m, D]` of tensors -> `[m]`
 
 
 def sum_over_chunks(
-    per_token: PerToken, tensors: tuple[Tensor, ...], width: int, num_chunks: int | None = None
+    per_token: PerToken, tensors: Sequence[Tensor], width: int, parameters: Sequence[Tensor] = ()
 ) -> Tensor:
     """Return the sum of `per_token(*tensors)` (`[..., M, D]` each → `[M]`), evaluated in chunks of tokens.
 
-    `width` is the number of values that `per_token` holds for each token. Chunks are recomputed in the backward pass,
-    except for a single one: it already fits.
+    `width` is the number of values that `per_token` holds for each token. The gradient reaches the first tensor and
+    `parameters`, which `per_token` reads.
     """
-    num_chunks = num_chunks or chunks_of(tensors[0].shape[-2], width)
-    if num_chunks == 1:
-        return per_token(*tensors).sum()
-    total = tensors[0].new_zeros((), dtype=torch.float32)
-    for parts in zip(*(tensor.tensor_split(num_chunks, dim=-2) for tensor in tensors), strict=True):
-        # ZeRO 3 empties a frozen weight after each call and refills it before the next; a shape check runs in between.
-        total = total + checkpoint(
-            lambda *parts: per_token(*parts).sum(), *parts, use_reentrant=False, determinism_check="none"
-        )
-    return total
+    num_chunks = chunks_of(tensors[0].shape[-2], width)
+    options = per_token, num_chunks, torch.is_grad_enabled(), len(parameters)
+    return _ChunkLoss.apply(*options, *parameters, *tensors)  # type: ignore[no-untyped-call]
 
 
 def sum_over_logits(per_token: PerToken, student: SplitModel, states: Tensor, *tensors: Tensor) -> Tensor:
@@ -48,73 +41,123 @@ def sum_over_logits(per_token: PerToken, student: SplitModel, states: Tensor, *t
 
     states `[..., M, D]`, each of the tensors `[..., M, …]`; `per_token` maps their chunks of m tokens to `[m]`.
     """
-    width = student.vocab_size * math.prod(states.shape[:-2])
+    head, width = student.head, student.vocab_size * math.prod(states.shape[:-2])
     num_chunks = chunks_of(states.shape[-2], width)
-    head = student.head
-    if type(head) is nn.Linear and not student.sharded:  # a wrapped one (LoRA on the head) is differentiated as usual
-        return _LogitsLoss.apply(
-            per_token, num_chunks, torch.is_grad_enabled(), states, head.weight, head.bias, *tensors
-        )  # type: ignore[no-untyped-call]
     if student.sharded:
-        num_chunks = largest_of_all(num_chunks, states.device)
-    return sum_over_chunks(
-        lambda states, *tensors: per_token(head(states), *tensors), (states, *tensors), width, num_chunks
-    )
+        return _recomputed_sum(per_token, head, largest_of_all(num_chunks, states.device), states, *tensors)
+    if type(head) is nn.Linear:
+        options = per_token, num_chunks, torch.is_grad_enabled()
+        return _LogitsLoss.apply(*options, states, head.weight, head.bias, *tensors)  # type: ignore[no-untyped-call]
+    learning = [parameter for parameter in head.parameters() if parameter.requires_grad]  # LoRA on the head
+
+    def with_head(states: Tensor, *tensors: Tensor) -> Tensor:
+        return per_token(head(states), *tensors)
+
+    return sum_over_chunks(with_head, (states, *tensors), width, learning)
 
 
 def chunks_of(num_tokens: int, width: int) -> int:
     return max(1, -(-num_tokens * width // CHUNK_ELEMENTS))
 
 
-class _LogitsLoss(torch.autograd.Function):
-    """A linear head and a loss of its logits, with the gradient computed chunk by chunk in the forward pass.
+def _recomputed_sum(per_token: PerToken, head: nn.Module, num_chunks: int, *tensors: Tensor) -> Tensor:
+    """Compute each chunk once more in the backward pass: ZeRO 3 gathers a weight only for a call of its module."""
 
-    Logits, and all that the loss derives from them, live as long as a chunk; the head's product is never repeated.
-    """
+    def chunk_sum(states: Tensor, *others: Tensor) -> Tensor:
+        return per_token(head(states), *others).sum()
+
+    total = tensors[0].new_zeros((), dtype=torch.float32)
+    for parts in split(tensors, num_chunks):
+        # ZeRO 3 empties a frozen weight after each call and refills it before the next; a shape check runs in between.
+        total = total + checkpoint(chunk_sum, *parts, use_reentrant=False, determinism_check="none")
+    return total
+
+
+def split(tensors: Sequence[Tensor], num_chunks: int) -> list[tuple[Tensor, ...]]:
+    """Split tensors `[..., M, D]` into chunks of tokens."""
+    return list(zip(*(tensor.tensor_split(num_chunks, dim=-2) for tensor in tensors), strict=True))
+
+
+class _ChunkLoss(torch.autograd.Function):
+    """A loss of some states that reads parameters; its gradient is computed chunk by chunk."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, per_token: PerToken, num_chunks: int, grad_mode: bool, num_parameters: int, *tensors: Tensor
+    ) -> Tensor:
+        parameters, tensors = tensors[:num_parameters], tensors[num_parameters:]
+        states_learn = grad_mode and ctx.needs_input_grad[4 + num_parameters]
+        learns = states_learn or (grad_mode and num_parameters > 0)
+        totals = [torch.zeros_like(parameter) for parameter in parameters]
+        of_states = []
+        scale = FP16_SCALE if _autocast_dtype(tensors[0]) == torch.float16 else 1.0
+        loss = tensors[0].new_zeros((), dtype=torch.float32)
+        for states, *others in split(tensors, num_chunks):
+            states = states.detach().requires_grad_(states_learn)
+            with torch.set_grad_enabled(learns):
+                part = per_token(states, *others).sum()
+            loss += part.detach()
+            if learns:
+                wanted = [*parameters, *([states] if states_learn else [])]
+                found = torch.autograd.grad(part, wanted, torch.full_like(part, scale))
+                for total, gradient in zip(totals, found, strict=False):
+                    total.add_(gradient, alpha=1 / scale)
+                of_states += [gradient / scale for gradient in found[num_parameters:]]
+        ctx.gradients = [*totals, torch.cat(of_states, dim=-2) if of_states else None]
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        gradients = [None if gradient is None else gradient * grad for gradient in ctx.gradients]
+        return None, None, None, None, *gradients, *[None] * (len(ctx.needs_input_grad) - 4 - len(gradients))
+
+
+class _LogitsLoss(torch.autograd.Function):
+    """The same for a linear head and a loss of its logits; products are added to the weight's gradient in place."""
 
     @staticmethod
     def forward(
         ctx: Any,
         per_token: PerToken,
         num_chunks: int,
-        learns: bool,
+        grad_mode: bool,
         states: Tensor,
         weight: Tensor,
         bias: Tensor | None,
         *tensors: Tensor,
     ) -> Tensor:
-        needs_states, needs_weight, needs_bias = (learns and needed for needed in ctx.needs_input_grad[3:6])
-        device = states.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        needs = [grad_mode and need for need in ctx.needs_input_grad[3:6]]
+        dtype = _autocast_dtype(states) or weight.dtype
         scale = FP16_SCALE if dtype == torch.float16 else 1.0
-        cast_weight = weight.to(dtype)
-        d_states = torch.empty_like(states) if needs_states else None
-        d_weight = torch.zeros_like(weight) if needs_weight else None
-        d_bias = torch.zeros_like(bias) if needs_bias and bias is not None else None
-        total = states.new_zeros((), dtype=torch.float32)
-        first = 0
-        for chunk in zip(*(tensor.tensor_split(num_chunks, dim=-2) for tensor in (states, *tensors)), strict=True):
-            part, *others = (chunk[0].to(dtype), *chunk[1:])
-            with torch.autocast(device, enabled=False):
-                logits = F.linear(part, cast_weight, None if bias is None else bias.to(dtype))
-            with torch.set_grad_enabled(learns):
-                loss = per_token(logits.requires_grad_(learns), *others).sum()
-            total += loss.detach()
-            if not learns:
+        cast_weight, cast_bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+        d_states, d_weight, d_bias = (
+            torch.zeros_like(tensor) if need and tensor is not None else None
+            for tensor, need in zip((states, weight, bias), needs, strict=True)
+        )
+        loss, first = states.new_zeros((), dtype=torch.float32), 0
+        for part, *others in split((states, *tensors), num_chunks):
+            part = part.to(dtype)
+            with torch.autocast(states.device.type, enabled=False):
+                logits = F.linear(part, cast_weight, cast_bias)
+            with torch.set_grad_enabled(any(needs)):
+                of_chunk = per_token(logits.requires_grad_(any(needs)), *others).sum()
+            loss += of_chunk.detach()
+            if not any(needs):
                 continue
-            (d_logits,) = torch.autograd.grad(loss, logits, logits.new_tensor(scale, dtype=loss.dtype))
-            last = first + part.shape[-2]
-            with torch.autocast(device, enabled=False):
+            (d_logits,) = torch.autograd.grad(of_chunk, logits, torch.full_like(of_chunk, scale))
+            last, rows = first + part.shape[-2], d_logits.flatten(0, -2)
+            with torch.autocast(states.device.type, enabled=False):
                 if d_states is not None:
-                    d_states[..., first:last, :] = (d_logits @ cast_weight).div_(scale)
-                flat = d_logits.flatten(0, -2)
-                if d_weight is not None:
-                    _add_product(d_weight, flat, part.flatten(0, -2), scale)
+                    d_states[..., first:last, :] = (d_logits @ cast_weight) / scale
+                if d_weight is not None and d_weight.dtype == dtype:
+                    d_weight.addmm_(rows.T, part.flatten(0, -2))
+                elif d_weight is not None:
+                    d_weight.add_(rows.T @ part.flatten(0, -2), alpha=1 / scale)
                 if d_bias is not None:
-                    d_bias += flat.sum(0, dtype=d_bias.dtype) / scale
+                    d_bias += rows.sum(0, dtype=d_bias.dtype) / scale
             first = last
         ctx.gradients = d_states, d_weight, d_bias
-        return total
+        return loss
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
@@ -122,12 +165,9 @@ class _LogitsLoss(torch.autograd.Function):
         return None, None, None, *gradients, *[None] * (len(ctx.needs_input_grad) - 6)
 
 
-def _add_product(total: Tensor, d_logits: Tensor, states: Tensor, scale: float) -> None:
-    """Add `d_logitsᵀ states / scale` in place."""
-    if total.dtype == states.dtype:
-        total.addmm_(d_logits.T, states)
-    else:
-        total.add_(d_logits.T @ states, alpha=1 / scale)
+def _autocast_dtype(tensor: Tensor) -> torch.dtype | None:
+    device = tensor.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
 
 def cross_entropy_per_token(logits: Tensor, labels: Tensor) -> Tensor:
