@@ -1,4 +1,4 @@
-"""Student and teacher: any Hugging Face causal LM, plain or with LoRA, seen as body + head."""
+"""Load checkpoints: any Hugging Face causal LM, plain or with LoRA, and its tokenizer."""
 
 import json
 import re
@@ -27,8 +27,8 @@ def split_checkpoint(path: str, adapter_path: str | None = None) -> tuple[str, s
         return path, adapter_path
     try:
         base = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is broken: it names no base model") from error
+    except (ValueError, KeyError, TypeError):
+        base = None
     if not isinstance(base, str) or not base:
         raise UserError(f"{file} names no base model; give the base model and this folder as its adapter")
     return base, path

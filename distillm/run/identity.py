@@ -72,10 +72,11 @@ def read_header(record: Path, advice: str) -> dict[str, Any]:
     """
     try:
         header = json.loads(record.read_bytes())
-        options, inputs, _ = (header[part] for part in ("arguments", "inputs", "global_batch_size"))
-    except (ValueError, RecursionError, TypeError, KeyError) as error:
-        raise UserError(f"{record} is broken, it holds no options of a run; {advice}") from error
-    if not (isinstance(options, dict) and isinstance(inputs, dict)):
+        is_header = all(isinstance(header[part], dict) for part in ("arguments", "inputs"))
+        is_header &= "global_batch_size" in header
+    except (ValueError, RecursionError, TypeError, KeyError):
+        is_header = False
+    if not is_header:
         raise UserError(f"{record} is broken, it holds no options of a run; {advice}")
     return header
 
