@@ -128,12 +128,10 @@ def enable_gradient_checkpointing(model: nn.Module) -> None:
 def check_folder(path: str, file: str) -> None:
     """Raise early for a local path that cannot be a checkpoint; anything else may be a hub id."""
     folder = Path(path)
-    if folder.is_dir() and not (folder / file).exists():
-        raise UserError(f"{path} is no checkpoint: it has no {file}")
-    if folder.is_file():
-        raise UserError(f"{path} is a file; expected a checkpoint folder with {file}")
-    if not folder.exists() and (folder.is_absolute() or path.startswith(".") or path.count("/") > 1):
-        raise UserError(f"{path} does not exist; expected a checkpoint folder with {file}")
+    is_local = folder.exists() or folder.is_absolute() or path.startswith(".") or path.count("/") > 1
+    if is_local and not (folder / file).exists():
+        found = "is a file" if folder.is_file() else "is no checkpoint" if folder.exists() else "does not exist"
+        raise UserError(f"{path} {found}; expected a checkpoint folder with {file}")
     _check_weight_names(folder)
 
 

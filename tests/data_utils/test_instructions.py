@@ -34,10 +34,10 @@ def write_store(folder, items, records=None, split="train", dtype="uint16"):
     [
         (b"{not json", "is not JSON"),
         (b'{"instruction": "a", "output": "\xff"}', "is not JSON"),
-        ([1], "is a list"),
-        ({}, "has no `instruction`"),
-        ({"instruction": "a"}, "has no `output`"),
-        ({"output": "a"}, "has no `instruction`"),
+        ([1], "is not an object"),
+        ({}, "is not an object"),
+        ({"instruction": "a"}, "with `instruction` and `output`"),
+        ({"output": "a"}, "with `instruction` and `output`"),
         ({"instruction": 3, "output": "a"}, "`instruction` is a int"),
         ({"instruction": "a", "input": ["b"], "output": "a"}, "`input` is a list"),
         ({"instruction": "a", "output": "a", "prompt": 1}, "`prompt` is a int"),
@@ -123,11 +123,10 @@ def test_an_item_without_separator_is_all_response(tmp_path):
         dataset.references(0)
 
 
-def test_references_and_prompt_come_from_the_sidecar_in_the_same_order(tmp_path):
-    records = [{**GOOD, "prompt": "p0"}, {**GOOD, "output": ["a", "b"], "prompt": "p1"}]
+def test_references_come_from_the_sidecar_in_the_same_order(tmp_path):
+    records = [GOOD, {**GOOD, "output": ["a", "b"]}]
     dataset = InstructionDataset(write_store(tmp_path, [[1, 65535, 2]] * 2, records), "train", 512, 256)
     assert [dataset.references(i) for i in range(2)] == [["hi"], ["a", "b"]]
-    assert dataset.prompt_text(1) == "p1"
 
 
 def test_store_and_sidecar_of_different_runs_are_an_error(tmp_path):
