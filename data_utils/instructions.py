@@ -138,8 +138,10 @@ def _parse_record(line: bytes, place: str) -> Record:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or ten thousand brackets deep
         raise UserError(f"{place} is not JSON ({error})") from error
-    if not isinstance(record, dict) or not record.keys() >= {"instruction", "output"}:
-        raise UserError(f"{place} is not an object with `instruction` and `output`")
+    if not isinstance(record, dict):
+        raise UserError(f"{place} is a {type(record).__name__}, not an object with `instruction` and `output`")
+    if not record.keys() >= {"instruction", "output"}:
+        raise UserError(f"{place} needs `instruction` and `output`, and has {', '.join(record) or 'neither'}")
     for field, kinds in (("instruction", str), ("input", str | None), ("prompt", str | None)):
         if not isinstance(record.get(field), kinds):
             raise UserError(f"{place}: `{field}` is a {type(record[field]).__name__}, it must be a string")
