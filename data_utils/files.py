@@ -1,16 +1,17 @@
 """Files and folders that are either complete or absent."""
 
 import errno
-import fcntl
 import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from data_utils.errors import UserError
 
@@ -19,25 +20,12 @@ ADVICE = {
     errno.EDQUOT: "make room there, or ask for a larger quota",
     errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
     errno.EROFS: "make it writable, or choose another folder",
-    errno.EIO: "make room there, or look for a broken disk",
 }
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what file systems without locks say
 
 
-class WriteError(OSError):
-    """Writing to disk failed; `str` gives a line for the user."""
-
-    def __init__(self, number: int, path: str | Path):
-        super().__init__(number, os.strerror(number), str(path))
-
-    def __str__(self) -> str:
-        return (
-            f"cannot write {self.filename}: {self.strerror}; {ADVICE[self.errno]} and run the same command again: "  # type: ignore[index]
-            "what was complete before still stands"
-        )
-
-
-class Writing:
-    """A block that writes `path`: if the disk is full or read-only, it raises a `WriteError` that names `path`.
+class Writing(AbstractContextManager):
+    """A block that writes `path`: on a disk that is full or read-only it raises a one-line `OSError` that names `path`.
 
     It inspects every exception: the libraries that write weights and tokenizers have classes of their own.
     """
@@ -45,25 +33,24 @@ class Writing:
     def __init__(self, path: str | Path):
         self.path = path
 
-    def __enter__(self) -> None:
-        """Nothing is opened."""
-
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        number = disk_error(error)
-        if number in ADVICE:
-            raise WriteError(number, self.path) from error
+        if number := disk_error(error):
+            advice = ADVICE.get(number, "make room there, or look for a broken disk")
+            raise OSError(
+                f"cannot write {self.path}: {os.strerror(number)}; {advice} and run the same command again: "
+                "what was complete before still stands"
+            ) from error
 
 
 def disk_error(error: BaseException | None) -> int:
-    """Return the system's number of a failed write, 0 for any other error."""
-    if isinstance(error, shutil.Error):  # of copytree: a list of what failed; EIO may be of a read
-        numbers = [int(number) for number in re.findall(r"\[Errno (\d+)\]", str(error))]
-        return next((number for number in numbers if number in ADVICE and number != errno.EIO), 0)
-    if isinstance(error, OSError):
-        return 0 if error.errno == errno.EIO and not isinstance(error, WriteError) else error.errno or 0
-    rust = re.search(r"\(os error (\d+)\)$", str(error))  # of safetensors and tokenizers
-    torch_save = re.search(r"PytorchStreamWriter failed|inline_container\.cc.*unexpected pos", str(error))
-    return int(rust[1]) if rust else errno.EIO if torch_save else 0
+    """Return the system's number of a failed write, 0 for any other error.
+
+    What copytree, safetensors and tokenizers raise has no number, but contains the system's words. What `torch.save`
+    raises has only the place where it failed, which becomes EIO.
+    """
+    if "inline_container.cc" in str(error):
+        return errno.EIO
+    return next((number for number in ADVICE if os.strerror(number) in str(error)), 0)
 
 
 def fsync_path(path: Path) -> None:
@@ -85,7 +72,7 @@ def fsync_tree(folder: Path) -> None:
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary sibling to write to; it becomes `path` when the block ends, vanishes when it fails."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _sibling(path, "tmp")
     with Writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -100,7 +87,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary sibling folder to fill; it replaces `path` when the block ends, vanishes when it fails."""
     path = Path(path).resolve() if Path(path).is_symlink() else Path(path)  # a link to a folder stays one
-    temporary, retired = (path.with_name(f".{path.name}.{os.getpid()}.{ending}") for ending in ("tmp", "old"))
+    temporary, retired = _sibling(path, "tmp"), _sibling(path, "old")
     with Writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path.parent, path.name)
@@ -110,13 +97,17 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             fsync_tree(temporary)
             if path.exists():
                 os.rename(path, retired)
-                os.rename(temporary, path)
-                shutil.rmtree(retired)
-            else:
-                os.rename(temporary, path)
+            os.rename(temporary, path)
+            remove_entry(retired)
             fsync_path(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write JSON atomically, readable by a person."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def move_file(source: Path, target: Path) -> None:
@@ -149,7 +140,7 @@ def remove_folder(path: Path) -> None:
         for entry in sorted(path.iterdir(), key=Path.is_dir) if path.is_dir() else ():
             remove_entry(entry)
     elif path.exists():
-        doomed = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        doomed = _sibling(path, "tmp")
         shutil.rmtree(doomed, ignore_errors=True)
         os.rename(path, doomed)
         shutil.rmtree(doomed)
@@ -161,8 +152,8 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
     A folder that was moved aside for a successor that never came is moved back. With a `name`, only what processes that
     have ended left of that file or folder is removed. Without one, all is: the folder must belong to the caller alone.
     """
-    found = [(path, re.fullmatch(r"\.(.+)\.(\d+)\.(old|tmp)", path.name)) for path in sorted(folder.iterdir())]
-    for path, match in found:
+    for path in sorted(folder.iterdir()):
+        match = re.fullmatch(r"\.(.+)\.(\d+)\.(old|tmp)", path.name)
         if match is None or (name is not None and (match[1] != name or _is_running(int(match[2])))):
             continue
         if match[3] == "old" and not (folder / match[1]).exists():
@@ -171,17 +162,18 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
             remove_entry(path)
 
 
+def _sibling(path: Path, ending: str) -> Path:
+    """Return the name of a temporary file or folder beside `path`, of this process alone."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{ending}")
+
+
 def _is_running(process: int) -> bool:
     """Say whether another process of this machine has this number."""
-    if process == os.getpid():
-        return False
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    except OSError as error:
+        return error.errno == errno.EPERM  # it runs, and belongs to somebody else
+    return process != os.getpid()
 
 
 @contextmanager
@@ -193,20 +185,15 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
         UserError: another process holds the lock.
     """
-    # Open for writing: over NFS there is no lock otherwise.
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    lock = FileLock(path, blocking=False, fallback_to_soft=False)  # a soft lock would outlive its process
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:  # any other error: the file system has no locks
-            if isinstance(error, BlockingIOError):
-                raise UserError(f"another process writes to {path}: wait until it ends, or stop it") from None
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"another process writes to {path}: wait until it ends, or stop it") from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    try:
         yield
     finally:
-        os.close(descriptor)
-
-
-def write_json(path: str | Path, value: Any) -> None:
-    """Write JSON atomically, readable by a person."""
-    with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        lock.release()

@@ -8,6 +8,7 @@
 
 import os
 import struct
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from data_utils.errors import UserError
-from data_utils.files import atomic_file, fsync_path
+from data_utils.files import atomic_file
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
@@ -39,7 +40,7 @@ def store_paths(prefix: str | Path) -> tuple[Path, Path]:
     return Path(f"{prefix}.bin"), Path(f"{prefix}.idx")
 
 
-class IndexedDatasetWriter:
+class IndexedDatasetWriter(AbstractContextManager):
     """Write items to `<prefix>.bin` and `<prefix>.idx`; neither name exists before `close()`.
 
     As a context manager it closes at the end of the block, and leaves nothing behind when the block fails.
@@ -48,10 +49,10 @@ class IndexedDatasetWriter:
     def __init__(self, prefix: str | Path, dtype: DTypeLike) -> None:
         self.dtype = np.dtype(dtype).newbyteorder("<")
         assert self.dtype in CODE_OF_DTYPE, f"a token store holds uint16 or uint32, not {dtype}"
-        self._bin_path, self._idx_path = store_paths(prefix)
-        self._bin_path.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary = self._bin_path.with_name(f".{self._bin_path.name}.{os.getpid()}.tmp")
-        self._file = open(self._temporary, "wb")  # noqa: SIM115 (closed by close)
+        bin_path, self._idx_path = store_paths(prefix)
+        self._open_files = ExitStack()
+        temporary = self._open_files.enter_context(atomic_file(bin_path))
+        self._file = self._open_files.enter_context(temporary.open("wb"))
         self._sizes: list[int] = []
 
     def add(self, ids: ArrayLike) -> None:
@@ -64,26 +65,15 @@ class IndexedDatasetWriter:
 
     def close(self) -> None:
         """Put both files in place; the index, without which nothing is readable, comes last."""
-        self._file.close()
-        sizes = np.asarray(self._sizes, dtype="<i4")
-        with atomic_file(self._idx_path) as index:
-            header = HEADER.pack(MAGIC, VERSION, CODE_OF_DTYPE[self.dtype], len(sizes), 1)
-            offsets = _item_starts(sizes) * self.dtype.itemsize
-            index.write_bytes(header + sizes.tobytes() + offsets.tobytes() + struct.pack("<q", 0))
-            fsync_path(self._temporary)
-            os.replace(self._temporary, self._bin_path)
+        self._open_files.close()
+        with atomic_file(self._idx_path) as temporary:
+            temporary.write_bytes(_index(self.dtype, np.asarray(self._sizes, dtype="<i4")))
 
-    def __enter__(self) -> "IndexedDatasetWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None:
             self.close()
         else:
-            self._file.close()
-            self._temporary.unlink(missing_ok=True)
+            self._open_files.__exit__(type(error), error, trace)
 
 
 class IndexedDataset:
@@ -137,23 +127,25 @@ def _item_starts(sizes: np.ndarray) -> np.ndarray:
     return np.cumsum(sizes, dtype="<i8") - sizes
 
 
+def _index(dtype: np.dtype, sizes: np.ndarray) -> bytes:
+    """Return the content of `<prefix>.idx` for items of these sizes `[N]`."""
+    header = HEADER.pack(MAGIC, VERSION, CODE_OF_DTYPE[dtype], len(sizes), 1)
+    offsets = _item_starts(sizes) * dtype.itemsize
+    return header + sizes.tobytes() + offsets.tobytes() + struct.pack("<q", 0)
+
+
 def _read_index(path: Path) -> tuple[np.dtype, np.ndarray]:
     """Return dtype and item sizes `[N]`; anything but a complete index of this format is refused."""
     content = path.read_bytes()
-    if len(content) < HEADER.size or not content.startswith(MAGIC):
-        raise UserError(f"{path} is not an index of a token store: process the data again")
-    _, version, code, num_items, num_documents = HEADER.unpack_from(content)
-    if version != VERSION or code not in DTYPE_OF_CODE or num_documents != 1:
+    try:
+        _, _, code, num_items, _ = HEADER.unpack_from(content)
+        dtype, sizes = DTYPE_OF_CODE[code], np.frombuffer(content, "<i4", num_items, HEADER.size)
+        complete = (sizes >= 0).all() and content == _index(dtype, sizes)
+    except (struct.error, KeyError, ValueError, OverflowError):  # too short, another dtype, more items than bytes
+        complete = False
+    if not complete:
         raise UserError(
-            f"{path} has version {version}, dtype code {code}, {num_documents} document-index entries: "
-            f"expected {VERSION}, one of {sorted(DTYPE_OF_CODE)}, 1; process the data again"
+            f"{path} is damaged, or no index of version {VERSION} with ids of 2 or 4 bytes and one document-index "
+            "entry: process the data again"
         )
-    expected = HEADER.size + 12 * num_items + 8
-    if len(content) != expected:
-        raise UserError(f"{path} has {len(content)} bytes instead of {expected}: process the data again")
-    sizes = np.frombuffer(content, "<i4", num_items, HEADER.size)
-    offsets = np.frombuffer(content, "<i8", num_items, HEADER.size + 4 * num_items)
-    dtype = DTYPE_OF_CODE[code]
-    if (sizes < 0).any() or not np.array_equal(offsets, _item_starts(sizes) * dtype.itemsize):
-        raise UserError(f"{path} is damaged, its sizes and offsets disagree: process the data again")
     return dtype, sizes

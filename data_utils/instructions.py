@@ -47,8 +47,6 @@ def references(record: Record) -> list[str]:
 
 def load_evaluation_set(data_dir: str | Path, name: str) -> list[Record]:
     """Return the records of a test set, each with a `prompt`."""
-    if name not in EVALUATION_SETS:
-        raise UserError(f"unknown evaluation set {name!r}: choose from {', '.join(EVALUATION_SETS)}")
     relative_path, max_rows = EVALUATION_SETS[name]
     path = Path(data_dir) / relative_path
     records = [record for _, record in islice(iterate_jsonl(path), max_rows)]
@@ -60,18 +58,21 @@ def load_evaluation_set(data_dir: str | Path, name: str) -> list[Record]:
 class InstructionDataset(Sequence[Row]):
     """The rows of a processed folder: `<split>_0.{bin,idx}` and, unless it is a corpus, `<split>.jsonl`.
 
-    An item without separator has no prompt: all its tokens are response, so SFT on a corpus is pretraining.
+    Every row has at most `max_length` ids and a response. An item without separator has no prompt: all its tokens are
+    response, so SFT on a corpus is pretraining.
     """
 
     def __init__(
         self, folder: str | Path, split: str, max_length: int, max_prompt_length: int, num_rows: int = -1
     ) -> None:
+        """Open the first `num_rows` rows of a split, all of them for -1."""
         prefix = Path(folder) / f"{split}_0"
         self._items = IndexedDataset(prefix)
         if not len(self._items) or not self._items.sizes.all():
             raise UserError(f"{prefix}.idx holds no item, or an empty one: process the data again")
         self._prompt_sizes = _prompt_sizes(self._items, f"{prefix}.bin")
-        self._max_length, self._num_rows = max_length, num_rows
+        self._max_length = max_length
+        self._num_rows = len(self._items) if num_rows == -1 else min(num_rows, len(self._items))
         self._sidecar = Path(folder) / f"{split}.jsonl"
         self._records = read_jsonl(self._sidecar) if self._sidecar.exists() else None
         if self._records is not None and len(self._records) != len(self._items):
@@ -84,20 +85,19 @@ class InstructionDataset(Sequence[Row]):
         if found > limit:
             raise UserError(
                 f"{prefix}.bin: item {longest} has a prompt of {found} ids, more than {limit} "
-                f"(--max-prompt-length {max_prompt_length}, --max-length {max_length}): process the data anew"
+                f"(--max-prompt-length {max_prompt_length}, --max-length {max_length}): process the data again"
             )
 
     def __len__(self) -> int:
-        return len(self._items) if self._num_rows == -1 else min(self._num_rows, len(self._items))
+        return self._num_rows
 
     def __getitem__(self, index: int) -> Row:  # type: ignore[override]  # no slices
         """Return row `index`, cut to its first `max_length` ids."""
-        size = int(self._prompt_sizes[index])
-        item = self._items[index]
-        response_start = size + 1 if size >= 0 else 0
-        prompt = item[: max(0, size)].tolist()
-        response = item[response_start : response_start + self._max_length - len(prompt)].tolist()
-        return Row(prompt, response, index)
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        ids, prompt_size = self._items[index].tolist(), int(self._prompt_sizes[index])
+        prompt, response = ([], ids) if prompt_size < 0 else (ids[:prompt_size], ids[prompt_size + 1 :])
+        return Row(prompt, response[: self._max_length - len(prompt)], index)
 
     @property
     def largest_id(self) -> int:
@@ -140,14 +140,12 @@ def _parse_record(line: bytes, place: str) -> Record:
         raise UserError(f"{place} is not JSON ({error})") from error
     if not isinstance(record, dict):
         raise UserError(f"{place} is a {type(record).__name__}, not an object with `instruction` and `output`")
-    for field in ("instruction", "output"):
-        if field not in record:
-            raise UserError(f"{place} has no `{field}`, only {', '.join(record) or 'an empty object'}")
+    if not record.keys() >= {"instruction", "output"}:
+        raise UserError(f"{place} needs `instruction` and `output`, and has {', '.join(record) or 'neither'}")
     for field, kinds in (("instruction", str), ("input", str | None), ("prompt", str | None)):
         if not isinstance(record.get(field), kinds):
             raise UserError(f"{place}: `{field}` is a {type(record[field]).__name__}, it must be a string")
-    output = record["output"]
-    answers = [output] if isinstance(output, str) else output
+    answers = references(record)
     if not (isinstance(answers, list) and answers and all(isinstance(answer, str) for answer in answers)):
         raise UserError(f"{place}: `output` must be a string or a list of strings that is not empty")
     try:

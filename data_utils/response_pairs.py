@@ -30,7 +30,7 @@ class Pair:
 class PairDataset(Sequence[Pair]):
     """The pairs of a folder written by `tools/build_response_pairs.py`; rejected responses can be replaced.
 
-    Pair i has the row ids 2i (chosen) and 2i + 1 (rejected).
+    Every row has at most `max_length` ids. Pair i has the row ids 2i (chosen) and 2i + 1 (rejected).
     """
 
     def __init__(
@@ -40,40 +40,45 @@ class PairDataset(Sequence[Pair]):
         tokenizer: "PreTrainedTokenizerBase",
         max_length: int,
         max_prompt_length: int,
-        max_pairs: int = -1,
+        num_rows: int = -1,
     ) -> None:
-        """Encode the first `max_pairs` pairs of a split, all of them for -1."""
+        """Encode the first `num_rows` pairs of a split, all of them for -1."""
+        assert max_prompt_length < max_length, f"{max_prompt_length} ids of a prompt, {max_length} of a row"
+        self._max_length = max_length
+        self._pairs: list[Pair] = []
         table = _load_table(folder, split)
-        table = table.select(range(min(len(table), max_pairs))) if max_pairs != -1 else table
-        self.prompts: list[list[int]] = []
-        self._chosen: list[list[int]] = []
-        self._rejected: list[list[int]] = []
-        for prompt, chosen, rejected in zip(*(table[name] for name in COLUMNS), strict=True):
-            prompt_ids, chosen_ids = encode_example(tokenizer, prompt, chosen, max_prompt_length)
-            _, rejected_ids = encode_example(tokenizer, prompt, rejected, max_prompt_length)
-            room = max_length - len(prompt_ids)
-            self.prompts.append(prompt_ids)
-            self._chosen.append(chosen_ids[:room])
-            self._rejected.append(rejected_ids[:room])
+        for row in table if num_rows == -1 else table.take(min(num_rows, len(table))):
+            prompt, chosen = encode_example(tokenizer, row["prompt"], row["chosen"], max_prompt_length)
+            _, rejected = encode_example(tokenizer, row["prompt"], row["rejected"], max_prompt_length)
+            first_id = 2 * len(self._pairs)
+            self._pairs.append(Pair(self._cut(prompt, chosen, first_id), self._cut(prompt, rejected, first_id + 1)))
 
     def __len__(self) -> int:
-        return len(self.prompts)
+        return len(self._pairs)
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]  # an int; slices are not offered
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        prompt = self.prompts[index]
-        return Pair(Row(prompt, self._chosen[index], 2 * index), Row(prompt, self._rejected[index], 2 * index + 1))
+    def __getitem__(self, index: int) -> Pair:  # type: ignore[override]  # no slices
+        return self._pairs[index]
+
+    @property
+    def prompts(self) -> list[list[int]]:
+        """The prompt ids of every pair."""
+        return [pair.chosen.prompt for pair in self._pairs]
 
     @property
     def rejected(self) -> list[list[int]]:
         """The response ids of every pair's rejected side."""
-        return self._rejected
+        return [pair.rejected.response for pair in self._pairs]
 
     def replace_rejected(self, responses: Sequence[list[int]]) -> None:
-        """Put new rejected responses in, one for each pair."""
-        assert len(responses) == len(self)
-        self._rejected = list(responses)
+        """Put new rejected responses in, one for each pair; what does not fit into a row is cut off."""
+        self._pairs = [
+            Pair(pair.chosen, self._cut(pair.rejected.prompt, response, pair.rejected.row_id))
+            for pair, response in zip(self._pairs, responses, strict=True)
+        ]
+
+    def _cut(self, prompt: list[int], response: list[int], row_id: int) -> Row:
+        """Return a row of at most `max_length` ids."""
+        return Row(prompt, response[: self._max_length - len(prompt)], row_id)
 
 
 def collate_pairs(pairs: Sequence[Pair], pad_id: int, *, packed: bool = True) -> TokenBatch:
@@ -90,17 +95,16 @@ def is_pair_folder(folder: str | Path) -> bool:
 def _load_table(folder: str | Path, split: str):  # type: ignore[no-untyped-def]  # datasets takes seconds to import
     from datasets import DatasetDict, load_from_disk
 
-    with Reading(str(folder), f"; {folder} holds no response pairs; make them with tools/build_response_pairs.py"):
+    make_them = "make them with tools/build_response_pairs.py"
+    with Reading(str(folder), f"; {folder} holds no response pairs; {make_them}"):
         tables = load_from_disk(str(folder))
-    if not isinstance(tables, DatasetDict) or split not in tables:
-        raise UserError(f"{folder} has no split {split!r}; make it with tools/build_response_pairs.py")
-    missing = set(COLUMNS) - set(tables[split].column_names)
+    if not isinstance(tables, DatasetDict) or not len(tables.get(split, ())):
+        raise UserError(f"{folder} holds no pairs of the split {split!r}; {make_them}")
+    columns = tables[split].data.table
+    missing = set(COLUMNS) - set(columns.column_names)
     if missing:
         raise UserError(f"{folder} lacks the columns {', '.join(sorted(missing))}; it needs {', '.join(COLUMNS)}")
-    if not len(tables[split]):
-        raise UserError(f"{folder} has no pair in its split {split!r}")
     with Reading(f"{folder}, split {split}", "; make it anew with tools/build_response_pairs.py"):
-        columns = tables[split].data.table
         columns.validate(full=True)  # memory-mapped: without this check, a damaged file is read beyond its bounds
     wrong = [name for name in COLUMNS if str(columns[name].type) != "string" or columns[name].null_count]
     if wrong:

@@ -1,4 +1,7 @@
-"""`meta.json` of a processed folder: what it was made of, so that a mix-up shows at the start of a run."""
+"""`meta.json` of a processed folder: what it was made of, so that a mix-up shows at the start of a run.
+
+A store that other tools wrote, Megatron's own say, has none and is trusted.
+"""
 
 import hashlib
 import json
@@ -36,15 +39,12 @@ def describe_tokenizer(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
 
 def file_hash(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_tokenizer(folder: str | Path, tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Raise if a folder was made with another tokenizer; one without `meta.json` is trusted."""
+    """Raise if a folder was made with another tokenizer."""
     path = Path(folder) / META_NAME
     if not path.exists():
         return

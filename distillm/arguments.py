@@ -245,7 +245,7 @@ class ContraArguments(Options):
 class LoggingArguments(Options):
     """Where numbers go besides log.jsonl."""
 
-    report_to: list[str] = option([], "tensorboard, wandb", free=True)
+    report_to: list[str] = option([], "further loggers", ("tensorboard", "wandb"), free=True)
 
 
 @dataclass

@@ -21,7 +21,7 @@ ROOMS = [
     "contra",
 ]
 TOP = {"entry scripts", "tools"}  # may import every room, but not each other
-FLOOR = {"arguments", "option_parser", "distributed", "interruption", "progress_bar"}  # of distillm
+FLOOR = {"arguments", "option_parser", "options", "distributed", "interruption", "progress_bar"}  # of distillm
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_MAIN, MEDIAN_FUNCTION = 400, 80, 60, 15
 
 FOLDERS = ("data_utils", "distillm", "contra", "tools")

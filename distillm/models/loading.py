@@ -1,4 +1,4 @@
-"""Student and teacher: any Hugging Face causal LM, plain or with LoRA, seen as body + head."""
+"""Load checkpoints: any Hugging Face causal LM, plain or with LoRA, and its tokenizer."""
 
 import json
 import re
@@ -27,8 +27,8 @@ def split_checkpoint(path: str, adapter_path: str | None = None) -> tuple[str, s
         return path, adapter_path
     try:
         base = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is broken: it names no base model") from error
+    except (ValueError, KeyError, TypeError):
+        base = None
     if not isinstance(base, str) or not base:
         raise UserError(f"{file} names no base model; give the base model and this folder as its adapter")
     return base, path
@@ -95,29 +95,27 @@ def check_size(config: Any, num_bytes: int, path: str) -> None:
     A file needs about 50 bytes to name the tensors of a layer, and at least one bit per weight.
     """
     layers = getattr(config, "num_hidden_layers", None) or 0
-    too_large = f"{layers:,} layers" if layers * 50 > num_bytes else None
-    if too_large is None:
+    asked, least = f"{layers:,} layers", 50 * layers
+    if least <= num_bytes:
         with torch.device("meta"):  # which holds no numbers
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        weights = sum(parameter.numel() for parameter in model.parameters())
-        too_large = f"{weights:,} weights" if weights > 8 * num_bytes else None
-    if too_large is not None:
+        weights = model.num_parameters()
+        asked, least = f"{weights:,} weights", weights // 8
+    if least > num_bytes:
         raise UserError(
-            f"cannot load {path}: it asks for {too_large}, which cannot be in {num_bytes:,} bytes; "
+            f"cannot load {path}: it asks for {asked}, which cannot be in {num_bytes:,} bytes; "
             "its configuration or its weights are damaged"
         )
 
 
 def check_complete(report: Mapping[str, Collection[str]], path: str) -> None:
     """Raise for weights that Transformers only warns of: missing ones would stay random, unknown ones be ignored."""
-    if report["missing_keys"]:
-        missing = min(report["missing_keys"])
-        raise UserError(f"cannot load {path}: its weights lack {missing}, which its configuration asks for")
+    missing = report["missing_keys"]
     unknown = [name for name in report["unexpected_keys"] if name.endswith(".weight")]  # not an old buffer
+    if missing:
+        raise UserError(f"cannot load {path}: its weights lack {min(missing)}, which its configuration asks for")
     if unknown:
-        raise UserError(
-            f"cannot load {path}: its weights hold {min(unknown)}, for which its configuration has no place"
-        )
+        raise UserError(f"cannot load {path}: its weights hold {min(unknown)}, which its configuration does not name")
 
 
 def enable_gradient_checkpointing(model: nn.Module) -> None:
@@ -130,12 +128,10 @@ def enable_gradient_checkpointing(model: nn.Module) -> None:
 def check_folder(path: str, file: str) -> None:
     """Raise early for a local path that cannot be a checkpoint; anything else may be a hub id."""
     folder = Path(path)
-    if folder.is_dir() and not (folder / file).exists():
-        raise UserError(f"{path} is no checkpoint: it has no {file}")
-    if folder.is_file():
-        raise UserError(f"{path} is a file; expected a checkpoint folder with {file}")
-    if not folder.exists() and (folder.is_absolute() or path.startswith(".") or path.count("/") > 1):
-        raise UserError(f"{path} does not exist; expected a checkpoint folder with {file}")
+    is_local = folder.exists() or folder.is_absolute() or path.startswith(".") or path.count("/") > 1
+    if is_local and not (folder / file).exists():
+        found = "is a file" if folder.is_file() else "is no checkpoint" if folder.exists() else "does not exist"
+        raise UserError(f"{path} {found}; expected a checkpoint folder with {file}")
     _check_weight_names(folder)
 
 
@@ -144,10 +140,8 @@ def _check_weight_names(folder: Path) -> None:
     for path in (*sorted(folder.glob("*.index.json")), *folder.glob("config.json")):
         try:
             content = json.loads(path.read_bytes())
-            named = content["weight_map"].values() if "weight_map" in content else [content["transformers_weights"]]
-            foreign = [name for name in named if name is not None and not WEIGHT_FILE.fullmatch(name)]
-        except KeyError:  # a configuration need not name any
-            continue
+            named = {*content.get("weight_map", {}).values(), content.get("transformers_weights")} - {None}
+            foreign = [name for name in named if not WEIGHT_FILE.fullmatch(name)]
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path} is broken: it is not JSON, or does not name files of weights") from error
         if foreign:

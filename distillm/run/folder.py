@@ -14,7 +14,7 @@ from distillm.run.identity import MODEL_FILES, RECORD, difference, matching, mus
 
 FINISHED = "finished.json"  # written last: the folder holds the result
 LOCK = "training.log"  # locked by the process that trains here; it is never replaced
-STATE = ("checkpoints", "checkpoint", "best")  # folders that a run continues with
+STATE = ("checkpoints", "best")  # folders that a run continues with
 
 
 def is_finished(save: str, header: Mapping[str, Any], resume: str, world: World) -> bool:
@@ -24,19 +24,10 @@ def is_finished(save: str, header: Mapping[str, Any], resume: str, world: World)
         UserError: the folder holds a run with other options, or something that is no run.
     """
     folder = Path(save)
-    known = (folder / RECORD).exists()
-    foreign = [] if known else sorted(matching(folder))
-    if foreign:
-        raise UserError(f"{save} holds {foreign[0]}, which no run of this script wrote; choose another --save")
-    if resume == "never":
+    if not (folder / RECORD).exists():
+        _check_unused(folder, resume)
         return False
-    if any(path for name in STATE for path in (folder / name).glob("*")) and not known:
-        raise UserError(
-            f"{save} holds a checkpoint, but no {RECORD} says of which run; start again with --resume never"
-        )
-    finished = (folder / FINISHED).exists()
-    if known:
-        _check_same_run(folder, header, finished)
+    finished = resume != "never" and _holds_finished_run(folder, header)
     if finished and world.is_main:
         with suppress(UserError, OSError), locked(folder / LOCK):  # the process that finished it may do the same
             _remove_state(folder)
@@ -48,7 +39,7 @@ def open_run(save: str, header: Mapping[str, Any], resume: str, world: World) ->
     """Lock the save folder for this run and write its `args.json`; call it once all that the run needs is loaded.
 
     Raises:
-        UserError: another process writes to it.
+        UserError: another process writes to it, or has begun or finished something here meanwhile.
     """
     folder = Path(save)
     with ExitStack() as until_the_end:
@@ -59,12 +50,34 @@ def open_run(save: str, header: Mapping[str, Any], resume: str, world: World) ->
                 until_the_end.enter_context(locked(folder / LOCK))
                 if resume == "never":
                     _forget(folder)
-                elif (folder / RECORD).exists():
-                    _check_still_open(folder, header)
+                elif (folder / RECORD).exists() and _holds_finished_run(folder, header):
+                    raise UserError(f"another process has just finished {folder}: run the same command again")
                 remove_leftovers(folder)
                 write_json(folder / RECORD, header)
         world.barrier()
         yield
+
+
+def _check_unused(folder: Path, resume: str) -> None:
+    """Raise if a folder without the record of a run holds a model or a checkpoint."""
+    foreign = sorted(matching(folder))
+    if foreign:
+        raise UserError(f"{folder} holds {foreign[0]}, which no run of this script wrote; choose another --save")
+    if resume != "never" and any(path for name in STATE for path in (folder / name).glob("*")):
+        raise UserError(
+            f"{folder} holds a checkpoint, but no {RECORD} says of which run; start again with --resume never"
+        )
+
+
+def _holds_finished_run(folder: Path, header: Mapping[str, Any]) -> bool:
+    """Say whether the run that a folder holds is finished; raise if it is not this one."""
+    finished = (folder / FINISHED).exists()
+    advice = "choose another --save, or start afresh with --resume never"
+    saved = read_header(folder / RECORD, advice)
+    other = difference(saved, header, must_agree(header, free_options(Arguments), finished))
+    if other is not None:
+        raise UserError(f"{folder} holds a run with {other}; {advice}")
+    return finished
 
 
 def _forget(folder: Path) -> None:
@@ -81,20 +94,3 @@ def _remove_state(folder: Path) -> None:
     remove_leftovers(folder)
     for name in STATE:
         remove_folder(folder / name)
-
-
-def _check_still_open(folder: Path, header: Mapping[str, Any]) -> None:
-    """Raise if another process began or finished something here while this one loaded its models."""
-    finished = (folder / FINISHED).exists()
-    _check_same_run(folder, header, finished)
-    if finished:
-        raise UserError(f"another process has just finished {folder}: run the same command again")
-
-
-def _check_same_run(folder: Path, header: Mapping[str, Any], finished: bool) -> None:
-    advice = "choose another --save, or start afresh with --resume never"
-    other = difference(
-        read_header(folder / RECORD, advice), header, must_agree(header, free_options(Arguments), finished)
-    )
-    if other is not None:
-        raise UserError(f"{folder} holds a run with {other}; {advice}")

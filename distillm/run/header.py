@@ -1,60 +1,44 @@
 """The header of a run: what must be saved for it to be repeated."""
 
-import dataclasses
 import platform
 import subprocess
 import sys
-from argparse import Namespace
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from data_utils.errors import PROJECT
 from distillm.run.identity import fingerprint
 
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "deepspeed", "numpy", "rouge-score")
 
 
-PROJECT = Path(__file__).resolve().parents[1]
-
-
 def run_header(
-    arguments: Any, *, seed: int, global_batch_size: int, inputs: Mapping[str, Mapping[str, Path]] | None = None
+    options: Mapping[str, Any], *, seed: int, global_batch_size: int, inputs: Mapping[str, Mapping[str, Path]]
 ) -> dict[str, Any]:
     """Return what a run must save to be repeated, as plain JSON values.
 
     Args:
-        arguments: the resolved configuration: dataclass, `argparse.Namespace`, or a mapping or list of them.
+        options: every option by name, with its value.
         seed: the run's seed.
         global_batch_size: rows of one optimiser step, over all ranks and micro-batches.
         inputs: the files the run reads, by the option that names them; each is recorded with its fingerprint.
     """
     return {
         "command": sys.argv,
-        "arguments": _plain(arguments),
+        "arguments": dict(options),
         "seed": seed,
         "global_batch_size": global_batch_size,
         "inputs": {
             option: {name: fingerprint(path) for name, path in files.items()}
-            for option, files in (inputs or {}).items()
+            for option, files in inputs.items()
             if files
         },
         "commit": git_commit(),
         "versions": package_versions(),
     }
-
-
-def _plain(value: Any) -> Any:
-    """Return a configuration value as JSON holds it; what JSON does not know becomes its text."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Namespace):
-        return _plain(vars(value))
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
 def git_commit(folder: Path = PROJECT) -> str | None:
@@ -79,8 +63,6 @@ def package_versions() -> dict[str, str]:
     """Return the versions of Python and of the installed packages that decide what a run computes."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return versions

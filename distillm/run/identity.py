@@ -4,6 +4,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,10 @@ from data_utils.errors import UserError
 from distillm.distributed import World
 from distillm.models.loading import split_checkpoint
 
-RECORD = "args.json"  # a run's header (`reporting.run_header`), in the folder that it writes
+RECORD = "args.json"  # a run's header (`distillm.run.header`), in the folder that it writes
 STUDENT = ("model_path", "peft_path")
 TEACHER = ("teacher_model_path", "teacher_peft_path")
 BLOCK, BLOCKS = 1 << 20, 64  # what a fingerprint reads of a file
-
 
 # Of a processed store, and of response pairs.
 STORE_FILES = ("*.bin", "*.idx", "*.jsonl", "train/*.arrow")
@@ -32,10 +32,6 @@ def matching(folder: str | Path, patterns: Sequence[str] = MODEL_FILES) -> dict[
     return {path.name: path for path in paths if path.is_file()}
 
 
-def store_files(folder: str) -> dict[str, Path]:
-    return matching(folder, STORE_FILES)
-
-
 def model_files(folder: str) -> dict[str, Path]:
     """Return the files of a checkpoint, with those of the base model if it is an adapter; a hub id has none."""
     base, _ = split_checkpoint(folder)
@@ -45,7 +41,7 @@ def model_files(folder: str) -> dict[str, Path]:
 
 # For each option that names files: the files that a run reads there.
 INPUTS: dict[str, Callable[[str], dict[str, Path]]] = {
-    **dict.fromkeys(("data_dir", "lm_data_dir", "gt_data_dir"), store_files),
+    **dict.fromkeys(("data_dir", "lm_data_dir", "gt_data_dir"), partial(matching, patterns=STORE_FILES)),
     **dict.fromkeys(("model_path", "teacher_model_path"), model_files),
     **dict.fromkeys(("peft_path", "teacher_peft_path", "velocity_field_path", "projector_path"), matching),
 }
@@ -69,37 +65,35 @@ def fingerprint(path: Path) -> str:
 
 
 def read_header(record: Path, advice: str) -> dict[str, Any]:
-    """Return the header that a run has written (`reporting.run_header`).
+    """Return the header that a run has written.
 
     Raises:
         UserError: it is something else; the line ends with `advice`.
     """
     try:
         header = json.loads(record.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{record} is broken, it is not JSON; {advice}") from error
-    parts = [header.get("arguments"), header.get("inputs", {})] if isinstance(header, dict) else [None]
-    if not all(isinstance(part, dict) for part in parts) or "global_batch_size" not in header:
+        is_header = all(isinstance(header[part], dict) for part in ("arguments", "inputs"))
+        is_header &= "global_batch_size" in header
+    except (ValueError, RecursionError, TypeError, KeyError):
+        is_header = False
+    if not is_header:
         raise UserError(f"{record} is broken, it holds no options of a run; {advice}")
     return header
 
 
-def known_parts(header: Mapping[str, Any]) -> set[str]:
-    """Return what a header holds besides options: an evaluation has no precision, older versions had no inputs."""
-    return {part for part in ("inputs", "precision") if part in header}
-
-
-def identity(header: Mapping[str, Any], parts: Collection[str]) -> dict[str, Any]:
+def identity(header: Mapping[str, Any]) -> dict[str, Any]:
     """Return what two headers of the same run share; options that name files are replaced by their content."""
-    same = header["arguments"] | {"global batch size": header["global_batch_size"]}
-    same |= header["inputs"] if "inputs" in parts else {}
-    return same | ({"computed precision": header["precision"]} if "precision" in parts else {})
+    return {
+        **header["arguments"],
+        **header["inputs"],
+        "global batch size": header["global_batch_size"],
+        "computed precision": header.get("precision"),  # an evaluation has none
+    }
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any], matters: Callable[[str], bool]) -> str | None:
     """Say what sets an earlier run apart from this one ("lr 0.1, not 0.2"), None if nothing does that matters."""
-    parts = known_parts(before) & known_parts(now)
-    theirs, ours = identity(before, parts), identity(now, parts)
+    theirs, ours = identity(before), identity(now)
     for name in filter(matters, sorted(theirs.keys() | ours.keys())):
         if theirs.get(name) != ours.get(name):
             was, is_now = before["arguments"].get(name, theirs.get(name)), now["arguments"].get(name, ours.get(name))

@@ -1,4 +1,4 @@
-"""What a run says about itself: loggers, the one log line, the progress bar, the header saved with a run.
+"""What a run says about itself while it runs: in files, on the terminal, and in TensorBoard or Weights & Biases.
 
 The trainer talks to exactly one `Logger` and never asks which: `make_logger` returns one that writes nothing on every
 rank except the first.
@@ -7,7 +7,9 @@ rank except the first.
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +37,11 @@ class Logger:
         """Finish writing."""
 
 
+@dataclass
 class MultiLogger(Logger):
     """Hands everything to several loggers."""
 
-    def __init__(self, loggers: Sequence[Logger]) -> None:
-        self.loggers = list(loggers)
+    loggers: Sequence[Logger]
 
     def log(self, record: Record) -> None:
         for logger in self.loggers:
@@ -58,11 +60,11 @@ class MultiLogger(Logger):
             logger.close()
 
 
+@dataclass
 class JsonLinesLogger(Logger):
     """One JSON object per line, appended and flushed at once, so that a killed run keeps its history."""
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    path: Path
 
     def log(self, record: Record) -> None:
         _append(self.path, json.dumps(record, ensure_ascii=False))
@@ -75,13 +77,6 @@ class JsonLinesLogger(Logger):
             temporary.write_text("".join(f"{line}\n" for line in lines if _is_record(line)), encoding="utf-8")
 
 
-def _append(path: Path, line: str) -> None:
-    with Writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
-
-
 def _is_record(line: str) -> bool:
     """Say whether a log line is whole; one torn by a crash of the machine is not."""
     try:
@@ -90,11 +85,11 @@ def _is_record(line: str) -> bool:
         return False
 
 
+@dataclass
 class TextLogger(Logger):
     """One readable line per record, on the terminal and in a file; lines of interrupted attempts are kept."""
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    path: Path
 
     def log(self, record: Record) -> None:
         self.say(format_record(record))
@@ -108,30 +103,36 @@ class TextLogger(Logger):
             self.say(line)
 
 
+def _append(path: Path, line: str) -> None:
+    with Writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
 class TensorBoardLogger(Logger):
-    """Scalars for TensorBoard."""
+    """Scalars for TensorBoard, which hides what interrupted attempts recorded after the step that a run resumes at."""
 
     def __init__(self, folder: str | Path) -> None:
         _require("tensorboard")
         self.folder = str(folder)
-        self.writer: Any = None
+        self.purge_step: int | None = None
 
-    def log(self, record: Record) -> None:
-        if self.writer is None:
-            self.begin((), None, 0)
-        for name, value in _numbers(record):
-            self.writer.add_scalar(name, value, record["step"])
-
-    def begin(self, overview: Sequence[str], step: int | None, records: int) -> None:
+    @cached_property
+    def writer(self) -> Any:  # not before the folder is known to be this process's
         from torch.utils.tensorboard import SummaryWriter
 
-        self.close()
-        # TensorBoard hides what earlier files recorded from `purge_step` on.
-        self.writer = SummaryWriter(self.folder, purge_step=None if step is None else step + 1)
+        return SummaryWriter(self.folder, purge_step=self.purge_step)
+
+    def begin(self, overview: Sequence[str], step: int | None, records: int) -> None:
+        self.purge_step = None if step is None else step + 1
+
+    def log(self, record: Record) -> None:
+        for name, value in _numbers(record).items():
+            self.writer.add_scalar(name, value, record["step"])
 
     def close(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
+        self.writer.close()
 
 
 class WandbLogger(Logger):
@@ -143,23 +144,23 @@ class WandbLogger(Logger):
     def __init__(self, folder: str | Path, configuration: Mapping[str, Any]) -> None:
         _require("wandb")
         self.folder, self.configuration = Path(folder), dict(configuration)
-        self.run: Any = None
+
+    @cached_property
+    def run(self) -> Any:  # not before the folder is known to be this process's
+        import wandb
+
+        identity = hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:16]
+        return wandb.init(id=identity, resume="allow", dir=str(self.folder), config=self.configuration)
 
     def log(self, record: Record) -> None:
-        if self.run is None:  # not before the folder is known to be this process's
-            import wandb
-
-            identity = hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:16]
-            self.run = wandb.init(id=identity, resume="allow", dir=str(self.folder), config=self.configuration)
-        self.run.log(dict(_numbers(record)), step=record["step"])
+        self.run.log(_numbers(record), step=record["step"])
 
     def close(self) -> None:
-        if self.run is not None:
-            self.run.finish()
+        self.run.finish()
 
 
-def _numbers(record: Record) -> list[tuple[str, float]]:
-    return [(name, value) for name, value in record.items() if isinstance(value, (int, float)) and name != "step"]
+def _numbers(record: Record) -> dict[str, float]:
+    return {name: value for name, value in record.items() if isinstance(value, (int, float)) and name != "step"}
 
 
 def _require(package: str) -> None:
@@ -167,9 +168,7 @@ def _require(package: str) -> None:
         raise UserError(f"logging to {package} was asked for, but it is not installed: pip install {package}")
 
 
-def make_logger(
-    save: str | Path, rank: int, report_to: Iterable[str] = (), configuration: Mapping[str, Any] | None = None
-) -> Logger:
+def make_logger(save: str | Path, rank: int, report_to: Collection[str], configuration: Mapping[str, Any]) -> Logger:
     """Return the logger of this rank: `log.jsonl` and `training.log` in `save`, and what `report_to` names.
 
     Args:
@@ -182,20 +181,14 @@ def make_logger(
         return Logger()
     save = Path(save)
     loggers: list[Logger] = [JsonLinesLogger(save / "log.jsonl"), TextLogger(save / "training.log")]
-    for name in report_to:
-        if name == "tensorboard":
-            loggers.append(TensorBoardLogger(save / "tensorboard"))
-        elif name == "wandb":
-            loggers.append(WandbLogger(save, configuration or {}))
-        else:
-            raise UserError(f"cannot log to {name!r}: choose tensorboard or wandb")
+    if "tensorboard" in report_to:
+        loggers.append(TensorBoardLogger(save / "tensorboard"))
+    if "wandb" in report_to:
+        loggers.append(WandbLogger(save, configuration))
     return MultiLogger(loggers)
 
 
 def format_record(record: Record) -> str:
     """Return the record as one line: `step 120 | epoch 2 | loss 1.234 | lr 0.0005`."""
-    return " | ".join(f"{name} {_format_value(value)}" for name, value in record.items())
-
-
-def _format_value(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    values = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in record.items()}
+    return " | ".join(f"{name} {value}" for name, value in values.items())

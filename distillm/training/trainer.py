@@ -111,8 +111,9 @@ class Trainer:
         return 0
 
     def _validate_only(self, validator: Validator) -> int:
-        scores = self.steps.autocast(validator.validate, self.steps.objective.student, 0)
-        self.logger.log({"step": 0, **scores})
+        self.logger.begin(self.overview, None, 0)
+        self._record(self.steps.autocast(validator.validate, self.steps.objective.student, 0))
+        self.logger.close()
         return 0
 
     def _train(self) -> None:

@@ -1,11 +1,13 @@
 """Guarantees of data_utils/files.py that need no run (tests/entry has the kills and the disks)."""
 
+import errno
 import os
 
 import pytest
+import torch
 
 from data_utils.errors import UserError
-from data_utils.files import atomic_folder, locked
+from data_utils.files import Writing, atomic_folder, locked
 from tests.entry.conftest import in_child, wait_for
 
 
@@ -66,10 +68,21 @@ def test_what_is_locked_is_one_processs_until_it_ends(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_system_without_locks_is_trusted(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_trusted(number, tmp_path, monkeypatch):
     def flock(descriptor, operation):
-        raise OSError("no locks here")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("fcntl.flock", flock)
-    with locked(tmp_path / "it"):
-        pass
+    for _ in range(2):
+        with locked(tmp_path / "it"):
+            pass
+    assert list(tmp_path.iterdir()) == [tmp_path / "it"]
+
+
+def test_a_weight_file_of_torch_that_the_disk_cuts_off_is_one_line():
+    """What `torch.save` raises does not say why."""
+    said = "cannot write the model: Input/output error; make room there"
+    with pytest.raises(OSError, match=said) as error, Writing("the model"):
+        torch.save({"weight": torch.zeros(10**6)}, "/dev/full")
+    assert "\n" not in str(error.value)

@@ -1,16 +1,13 @@
-"""Guarantees of data_utils/instructions.py, corpus.py and store_meta.py."""
+"""Guarantees of data_utils/instructions.py."""
 
 import json
 
 import pytest
 
 from data_utils.batching import Row
-from data_utils.corpus import document_line, read_documents
 from data_utils.errors import UserError
-from data_utils.files import write_json
 from data_utils.indexed_dataset import IndexedDatasetWriter, separator
 from data_utils.instructions import EVALUATION_SETS, InstructionDataset, load_evaluation_set, read_jsonl, references
-from data_utils.store_meta import check_tokenizer, describe_tokenizer
 
 GOOD = {"instruction": "Say hi", "input": "", "output": "hi"}
 
@@ -38,9 +35,9 @@ def write_store(folder, items, records=None, split="train", dtype="uint16"):
         (b"{not json", "is not JSON"),
         (b'{"instruction": "a", "output": "\xff"}', "is not JSON"),
         ([1], "is a list"),
-        ({}, "has no `instruction`"),
-        ({"instruction": "a"}, "has no `output`"),
-        ({"output": "a"}, "has no `instruction`"),
+        ({}, "has neither"),
+        ({"instruction": "a"}, "has instruction"),
+        ({"output": "a"}, "has output"),
         ({"instruction": 3, "output": "a"}, "`instruction` is a int"),
         ({"instruction": "a", "input": ["b"], "output": "a"}, "`input` is a list"),
         ({"instruction": "a", "output": "a", "prompt": 1}, "`prompt` is a int"),
@@ -59,11 +56,6 @@ def test_a_bad_line_is_one_line_that_names_file_and_line(tmp_path, line, complai
     assert str(error.value).startswith(f"{path}:3")
     assert complaint in str(error.value)
     assert "\n" not in str(error.value)
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"nothing.jsonl does not exist"):
-        read_jsonl(tmp_path / "nothing.jsonl")
 
 
 def test_records_are_read_as_they_are(tmp_path):
@@ -99,9 +91,7 @@ def test_only_the_first_rows_of_uinst_count_and_what_follows_is_not_read(tmp_pat
     assert len(load_evaluation_set(tmp_path, "uinst")) == 2
 
 
-def test_an_unknown_an_absent_and_an_empty_evaluation_set_are_errors(tmp_path):
-    with pytest.raises(UserError, match="unknown evaluation set 'self-inst': choose from dolly, self_inst"):
-        load_evaluation_set(tmp_path, "self-inst")
+def test_an_absent_and_an_empty_evaluation_set_are_errors(tmp_path):
     with pytest.raises(UserError, match=r"vicuna/valid.jsonl does not exist"):
         load_evaluation_set(tmp_path, "vicuna")
     write_lines(tmp_path / "vicuna/valid.jsonl")
@@ -117,6 +107,15 @@ def test_a_row_is_parted_at_its_separator_and_cut_to_max_length(tmp_path, dtype)
     assert type(dataset[0].prompt[0]) is int
 
 
+def test_the_first_rows_are_used_when_fewer_are_asked_for(tmp_path):
+    write_store(tmp_path, [[1, 65535, 2], [3, 65535, 4], [5, 65535, 6]], [GOOD] * 3)
+    everything = list(InstructionDataset(tmp_path, "train", 512, 256))
+    assert len(everything) == 3
+    for num_rows in (2, 9):
+        dataset = InstructionDataset(tmp_path, "train", 512, 256, num_rows)
+        assert list(dataset) == everything[:num_rows] and len(dataset) == min(num_rows, 3)
+
+
 def test_an_item_without_separator_is_all_response(tmp_path):
     dataset = InstructionDataset(write_store(tmp_path, [[1, 2, 3], [4, 5, 6]]), "train", 512, 256)
     assert list(dataset) == [Row([], [1, 2, 3], 0), Row([], [4, 5, 6], 1)]
@@ -124,11 +123,10 @@ def test_an_item_without_separator_is_all_response(tmp_path):
         dataset.references(0)
 
 
-def test_references_and_prompt_come_from_the_sidecar_in_the_same_order(tmp_path):
-    records = [{**GOOD, "prompt": "p0"}, {**GOOD, "output": ["a", "b"], "prompt": "p1"}]
+def test_references_come_from_the_sidecar_in_the_same_order(tmp_path):
+    records = [GOOD, {**GOOD, "output": ["a", "b"]}]
     dataset = InstructionDataset(write_store(tmp_path, [[1, 65535, 2]] * 2, records), "train", 512, 256)
     assert [dataset.references(i) for i in range(2)] == [["hi"], ["a", "b"]]
-    assert dataset.prompt_text(1) == "p1"
 
 
 def test_store_and_sidecar_of_different_runs_are_an_error(tmp_path):
@@ -148,48 +146,3 @@ def test_a_prompt_too_long_for_the_run_is_an_error_at_opening(tmp_path, max_leng
 def test_an_empty_store_or_item_is_an_error_at_opening(tmp_path, items):
     with pytest.raises(UserError, match="no item, or an empty one"):
         InstructionDataset(write_store(tmp_path, items), "train", 512, 256)
-
-
-@pytest.mark.parametrize(
-    ("document", "line"),
-    [
-        ("a\n\n\nb", "a<@x(x!>b\n"),
-        (" a\r\nb\n", "a<@x(x!>b\n"),
-        ("\n \n", ""),
-        ("naïve 🙂\u2028x", "naïve 🙂\u2028x\n"),
-    ],
-)
-def test_a_document_is_one_line_and_a_blank_one_none(tmp_path, document, line):
-    assert document_line(document) == line
-    (tmp_path / "data.txt").write_text(line, encoding="utf-8", newline="\n")
-    assert list(read_documents(tmp_path / "data.txt")) == [line.strip().replace("<@x(x!>", "\n")] * bool(line)
-
-
-def test_a_corpus_that_is_not_there_or_not_utf8_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"data.txt does not exist"):
-        list(read_documents(tmp_path / "data.txt"))
-    (tmp_path / "data.txt").write_bytes(b"good\n\xff\xfe\n")
-    with pytest.raises(UserError, match=r"data.txt:2 is not UTF-8"):
-        list(read_documents(tmp_path / "data.txt"))
-
-
-def test_a_store_of_another_tokenizer_is_noticed(tmp_path, tokenizer, crossing_tokenizer):
-    write_json(tmp_path / "meta.json", {"tokenizer": describe_tokenizer(tokenizer)})
-    check_tokenizer(tmp_path, tokenizer)
-    with pytest.raises(UserError, match="made with the tokenizer"):
-        check_tokenizer(tmp_path, crossing_tokenizer)
-
-
-def test_the_bos_habit_is_part_of_a_tokenizer_but_an_added_padding_token_is_not(tokenizer, tokenizer_maker):
-    padded = tokenizer_maker()
-    padded.add_special_tokens({"pad_token": "<pad>"})
-    assert describe_tokenizer(padded)["fingerprint"] == describe_tokenizer(tokenizer)["fingerprint"]
-    with_bos = tokenizer_maker("<s> $A")
-    assert describe_tokenizer(with_bos)["fingerprint"] != describe_tokenizer(tokenizer)["fingerprint"]
-
-
-def test_a_store_without_description_is_trusted_and_a_damaged_one_is_not(tmp_path, tokenizer):
-    check_tokenizer(tmp_path, tokenizer)
-    (tmp_path / "meta.json").write_text("{}")
-    with pytest.raises(UserError, match=r"meta.json is damaged"):
-        check_tokenizer(tmp_path, tokenizer)

@@ -67,19 +67,21 @@ def test_the_first_pairs_are_used_when_fewer_are_asked_for(save, tokenizer):
     folder = save(train=RECORDS)
     everything = list(open_pairs(folder, tokenizer))
     assert len(everything) == 3
-    assert list(open_pairs(folder, tokenizer, max_pairs=2)) == everything[:2]
-    assert list(open_pairs(folder, tokenizer, max_pairs=9)) == everything
+    assert list(open_pairs(folder, tokenizer, num_rows=2)) == everything[:2]
+    assert list(open_pairs(folder, tokenizer, num_rows=9)) == everything
 
 
-def test_replaced_rejected_responses_leave_the_chosen_side_and_the_ids(save, tokenizer):
+def test_replaced_rejected_responses_are_cut_to_the_row_and_leave_the_chosen_side_and_the_ids(save, tokenizer):
     pairs = open_pairs(save(train=RECORDS), tokenizer)
     chosen = [pair.chosen for pair in pairs]
-    pairs.replace_rejected([[7], [8, 9], [1]])
+    room = MAX_LENGTH - len(pairs.prompts[2])
+    pairs.replace_rejected([[7], [8, 9], [1] * MAX_LENGTH])
     assert [pair.chosen for pair in pairs] == chosen
     assert [pair.rejected for pair in pairs] == [
         Row(prompt, response, 2 * index + 1)
-        for index, (prompt, response) in enumerate(zip(pairs.prompts, [[7], [8, 9], [1]], strict=True))
+        for index, (prompt, response) in enumerate(zip(pairs.prompts, [[7], [8, 9], [1] * room], strict=True))
     ]
+    assert len(pairs[2].rejected) == MAX_LENGTH
 
 
 def test_a_batch_holds_the_chosen_rows_then_the_rejected_ones_of_the_same_prompts():
@@ -112,27 +114,19 @@ def test_a_missing_folder_or_one_without_pairs(tmp_path, tokenizer):
     assert not is_pair_folder(tmp_path)
 
 
-def test_a_missing_split(save, tokenizer):
+def test_a_missing_or_empty_split(save, tokenizer):
     folder = save(dev=RECORDS)
     assert is_pair_folder(folder)
     refused(folder, tokenizer, "'train'", "tools/build_response_pairs.py")
+    empty = DatasetDict({"train": Dataset.from_dict({name: [] for name in ("prompt", "chosen", "rejected")})})
+    empty.save_to_disk(str(folder))
+    refused(folder, tokenizer, "holds no response pairs", "tools/build_response_pairs.py")
 
 
 def test_missing_columns(save, tokenizer):
     refused(save(train=[{"prompt": "a", "response": "b"}]), tokenizer, "lacks the columns chosen, rejected")
 
 
-def test_an_empty_split(tmp_path, tokenizer):
-    splits = DatasetDict({"train": Dataset.from_dict({name: [] for name in ("prompt", "chosen", "rejected")})})
-    folder = tmp_path / "pairs"
-    splits.save_to_disk(str(folder))
-    refused(folder, tokenizer, "holds no response pairs", "tools/build_response_pairs.py")
-
-
-def test_a_table_without_splits_and_a_broken_one(tmp_path, save, tokenizer):
+def test_a_table_without_splits(tmp_path, tokenizer):
     Dataset.from_list(RECORDS).save_to_disk(str(tmp_path / "table"))
     refused(tmp_path / "table", tokenizer, "'train'")
-    folder = save(train=RECORDS)
-    (arrow,) = folder.glob("train/*.arrow")
-    arrow.write_bytes(arrow.read_bytes()[:100])
-    refused(folder, tokenizer, "tools/build_response_pairs.py")

@@ -102,14 +102,6 @@ def test_files_are_compared_by_content_and_not_by_where_they_lie():
         assert difference(there, changed, everything) == "another content of model_path /work/models/a"
 
 
-def test_bug_a_record_of_an_older_version_was_broken():
-    """It knows no inputs: the options are compared."""
-    now = header({"model_path": {"model.safetensors": "1:a"}}, model_path="a", lr=0.1) | {"precision": "fp32"}
-    before = {"arguments": now["arguments"], "global_batch_size": 16, "data": {}}
-    assert difference(before, now, everything) is None
-    assert difference(before | {"arguments": {"model_path": "b", "lr": 0.1}}, now, everything) == "model_path b, not a"
-
-
 def test_what_goes_on_computes_as_it_began_and_what_is_finished_is_as_it_was_asked_for():
     def differs(asked, finished):
         before, now = (header(precision=asked) | {"precision": computed} for computed in ("bf16", "fp32"))
