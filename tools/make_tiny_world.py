@@ -34,9 +34,9 @@ MOST_REFERENCES = 12
 TEST_SETS: dict[str, tuple[str, Sequence[Task], bool]] = {
     "dolly": ("dolly", EVERY, False),
     "self_inst": ("self-inst", EVERY, True),
-    "vicuna": ("vicuna", OPEN[:4], False),
+    "vicuna": ("vicuna", OPEN[:3], False),
     "sinst": ("sinst/11_", WITH_INPUT, False),
-    "uinst": ("uinst/11_", CLOSED + WITH_INPUT + OPEN, False),
+    "uinst": ("uinst/11_", CLOSED + WITH_INPUT, False),
 }
 Prompt = tuple[str, str]
 
