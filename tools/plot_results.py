@@ -88,12 +88,12 @@ def draw_curves(axes: Axes, runs: dict[str, list[Records]], key: str, label: str
 
 
 def draw_bars(axes: Axes, rows: Sequence[Row], style: dict[str, int]) -> None:
-    sets, over_runs = rows[0].runs[0].sets, spread_is_over_runs(rows)
-    groups = [*sets, "average"] if len(sets) > 1 else list(sets)
+    over_runs = spread_is_over_runs(rows)
+    groups = list(rows[0].columns) if len(rows[0].scores) > 1 else list(rows[0].scores)
     width = 0.8 / len(rows)
     for place, row in enumerate(rows):
         index = style[row.name]
-        means, stds = zip(*(mean_and_std(scores, over_runs) for scores in row.columns[: len(groups)]), strict=True)
+        means, stds = zip(*(mean_and_std(row.columns[group], over_runs) for group in groups), strict=True)
         axes.bar(
             np.arange(len(groups)) - 0.4 + width * (place + 0.5),
             means,
@@ -118,7 +118,7 @@ def draw(runs: dict[str, list[Records]], rows: Sequence[Row], title: str | None)
     style = {name: index for index, name in enumerate(names)}
     records = [record for logs in runs.values() for log in logs for record in log]
     panels = [panel for panel in PANELS if any(panel[0] in record for record in records)]
-    bars = len(rows) * (len(rows[0].runs[0].sets) + 1)
+    bars = len(rows) * len(rows[0].columns)
     sides = ([5.0] if panels else []) + [max(5.0, 2.0 + 0.22 * bars)]
     figure = pyplot.figure(figsize=(sum(sides), 5.2), layout=ConstrainedLayoutEngine(w_pad=0.1))
     grid = figure.add_gridspec(max(1, len(panels)), len(sides), width_ratios=sides)
