@@ -57,23 +57,23 @@ def test_the_five_sets_come_to_their_places(run, hub, tmp_path):
     assert hub == ["MiniLLM/dolly", "MiniLLM/self-inst", "MiniLLM/Vicuna", "MiniLLM/sinst", "MiniLLM/uinst"]
 
 
-def test_what_stands_already_is_neither_fetched_nor_changed(run, hub, tmp_path):
+def test_what_exists_already_is_neither_fetched_nor_changed(run, hub, tmp_path):
     mine = tmp_path / "data" / "dolly" / "train.jsonl"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
     run(get_instruction_data)
     assert mine.read_text() == "mine"
     del hub[:]
-    assert run(get_instruction_data).count("stands already") == 5
+    assert run(get_instruction_data).count("exists already") == 5
     assert hub == []
 
 
-def test_raw_stands_in_for_train_and_dev(run, hub, tmp_path):
+def test_raw_replaces_train_and_dev(run, hub, tmp_path):
     folder = tmp_path / "data" / "dolly"
     folder.mkdir(parents=True)
     for name in ("raw.jsonl", "valid.jsonl"):
         (folder / name).write_text("mine")
-    assert "dolly stands already" in run(get_instruction_data)
+    assert "dolly exists already" in run(get_instruction_data)
 
 
 def test_a_set_can_come_from_elsewhere(run, hub):
@@ -109,7 +109,7 @@ def test_the_corpus_is_one_document_a_line(run, tmp_path, monkeypatch):
     run(get_openwebtext)
     assert (tmp_path / "data" / "data.txt").read_text(encoding="utf-8") == "one<@x(x!>two 🙂\nthree\n"
     monkeypatch.setattr(get_openwebtext, "load_documents", None)
-    assert "stands already" in run(get_openwebtext)
+    assert "exists already" in run(get_openwebtext)
 
 
 def test_offline_the_missing_corpus_is_named_and_nothing_is_written(run, tmp_path, monkeypatch):

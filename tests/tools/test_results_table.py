@@ -231,28 +231,34 @@ def test_the_figure_is_a_png_of_a_readable_size(results, log, tmp_path, monkeypa
     assert matplotlib.get_backend().lower() == "agg"
 
 
+def draw(*arguments):
+    """Return the figure's panels by name, and the names in its legend."""
+    figure = plot_results.draw(*arguments, None)
+    pyplot.close(figure)
+    panels = {axes.get_label(): axes for axes in figure.axes}
+    return panels, [text.get_text() for text in figure.legends[0].get_texts()]
+
+
 def test_one_name_has_one_colour_and_every_panel_its_labels(results, log):
-    figure = plot_results.draw({"high": [plot_results.read_log(log)]}, open_both(results), None)
-    labels = [axes.get_ylabel() for axes in figure.axes]
-    assert labels == ["dev ROUGE-L", "dev loss (nats per token)", "test ROUGE-L"]
-    (line,), bars = figure.axes[0].lines, figure.axes[2].containers
+    panels, legend = draw({"high": [plot_results.read_log(log)]}, open_both(results))
+    labels = {name: axes.get_ylabel() for name, axes in panels.items()}
+    assert labels == plot_results.PANELS | {"test": "test ROUGE-L"}
+    (line,), bars = panels["dev_rougeL"].lines, panels["test"].containers
     assert list(line.get_xdata()) == [0, 50, 100] and list(line.get_ydata()) == [10, 15, 20]
     bar = next(container for container in bars if container.get_label() == "high")
     assert matplotlib.colors.same_color(bar.patches[0].get_facecolor(), line.get_color())
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["low", "high"]
-    assert [tick.get_text() for tick in figure.axes[2].get_xticklabels()] == ["dolly", "vicuna", "average"]
-    pyplot.close(figure)
+    assert legend == ["low", "high"]
+    assert [tick.get_text() for tick in panels["test"].get_xticklabels()] == ["dolly", "vicuna", "average"]
 
 
 def test_bars_alone_make_a_figure(results):
-    figure = plot_results.draw({}, open_rows({"low": [results / "low"]}, ["dolly"], [10]), None)
-    assert [axes.get_ylabel() for axes in figure.axes] == ["test ROUGE-L"]
-    pyplot.close(figure)
+    panels, _ = draw({}, open_rows({"low": [results / "low"]}, ["dolly"], [10]))
+    assert panels.keys() == {"test"}
 
 
 def test_a_file_that_is_no_log_is_one_clear_line(tmp_path):
     (tmp_path / "log.jsonl").write_text("hello\n{}\n")
-    with pytest.raises(UserError, match=r"log\.jsonl:1 is not JSON"):
+    with pytest.raises(UserError, match=r"log\.jsonl:1 is no record of a step"):
         plot_results.read_log(tmp_path)
     with pytest.raises(UserError, match="does not exist"):
         plot_results.read_log(tmp_path / "absent")
@@ -309,8 +315,7 @@ def test_with_one_run_of_each_row_the_first_line_says_that_training_again_is_not
 
 def test_bars_and_curves_of_several_runs_are_one_model(three_runs, results, log):
     rows = open_rows(named_folders("--row", [three_runs[1:]]))
-    figure = plot_results.draw({"low": [plot_results.read_log(log)] * 2}, rows, None)
-    assert len(figure.axes[0].lines) == 2 and len(figure.axes[2].patches) == len(ROWS) + 1
-    assert len({line.get_color() for line in figure.axes[0].lines}) == 1
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["low"]
-    pyplot.close(figure)
+    panels, legend = draw({"low": [plot_results.read_log(log)] * 2}, rows)
+    assert len(panels["dev_rougeL"].lines) == 2 and len(panels["test"].patches) == len(ROWS) + 1
+    assert len({line.get_color() for line in panels["dev_rougeL"].lines}) == 1
+    assert legend == ["low"]
