@@ -96,17 +96,13 @@ def write_gguf(path, model, tokenizer, pre_tokenizer="default") -> None:
     writer.close()
 
 
-def run(monkeypatch, *arguments) -> None:
-    monkeypatch.setattr(sys, "argv", ["import_gguf.py", *map(str, arguments)])
-    tool.main()
-
-
 @pytest.fixture(scope="module")
 def imported(llama, tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gguf")
     write_gguf(folder / "tiny.gguf", llama, tokenizer, pre_tokenizer="smollm")
     with pytest.MonkeyPatch.context() as monkeypatch:
-        run(monkeypatch, "--gguf", folder / "tiny.gguf", "--save", folder / "model")
+        monkeypatch.setattr(sys, "argv", ["x", "--gguf", str(folder / "tiny.gguf"), "--save", str(folder / "model")])
+        tool.main()
     return folder / "model"
 
 
@@ -161,22 +157,20 @@ def test_an_absent_package_names_the_command_that_installs_it():
         find_gguf_in_package("no-such-package")
 
 
-def test_an_unclear_source_is_one_clear_line(tmp_path, monkeypatch):
+def test_an_unclear_source_is_one_clear_line(run, tmp_path):
     save = ("--save", tmp_path / "model")
     with pytest.raises(UserError, match="does not exist"):
-        run(monkeypatch, "--gguf", tmp_path / "absent.gguf", *save)
+        run(tool, "--gguf", tmp_path / "absent.gguf", *save)
     (tmp_path / "one.gguf").write_bytes(b"NOPE")
     with pytest.raises(UserError, match=r"cannot load .*one\.gguf: .*magic"):
-        run(monkeypatch, "--gguf", tmp_path / "one.gguf", *save)
-    with pytest.raises(UserError, match=r"one of the arguments --gguf --package is required"):
-        run(monkeypatch, *save)
+        run(tool, "--gguf", tmp_path / "one.gguf", *save)
 
 
-def test_a_truncated_file_is_one_clear_line_and_writes_nothing(llama, tokenizer, tmp_path, monkeypatch):
+def test_a_truncated_file_is_one_clear_line_and_writes_nothing(llama, tokenizer, run, tmp_path):
     write_gguf(tmp_path / "tiny.gguf", llama, tokenizer)
     content = (tmp_path / "tiny.gguf").read_bytes()
     for size in (12, len(content) // 3, len(content) - 100):
         (tmp_path / "tiny.gguf").write_bytes(content[:size])
         with pytest.raises(UserError, match=r"cannot load .*tiny\.gguf"):
-            run(monkeypatch, "--gguf", tmp_path / "tiny.gguf", "--save", tmp_path / "model")
+            run(tool, "--gguf", tmp_path / "tiny.gguf", "--save", tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.gguf"]

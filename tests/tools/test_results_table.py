@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 
 import matplotlib
 import numpy as np
@@ -52,11 +51,6 @@ def rows_of(results, *names):
     return [argument for name in names for argument in ("--row", f"{name}={results / name}")]
 
 
-def run(tool, monkeypatch, *arguments) -> None:
-    monkeypatch.setattr(sys, "argv", [f"tools/{tool.__name__}.py", *map(str, arguments)])
-    tool.main()
-
-
 def cells(text):
     """Return the cells of all table lines by (head of the table, model, column)."""
     found, head = {}, None
@@ -72,8 +66,8 @@ def cells(text):
     return found
 
 
-def test_cells_are_mean_and_sample_deviation_over_seeds(results, tmp_path, monkeypatch):
-    run(make_results_table, monkeypatch, *rows_of(results, "low", "high"), "--save", tmp_path / "t.md")
+def test_cells_are_mean_and_sample_deviation_over_seeds(results, run, tmp_path):
+    run(make_results_table, *rows_of(results, "low", "high"), "--save", tmp_path / "t.md")
     table = cells((tmp_path / "t.md").read_text())
     scores = [[mean_of(results, "low", data_name, seed) for seed in SEEDS] for data_name in ROWS]
     for data_name, values in zip(ROWS, scores, strict=True):
@@ -86,9 +80,9 @@ def mean_of(results, model, data_name, seed):
     return np.mean(scores_in(results / model / f"{data_name}-512" / str(seed)))
 
 
-def test_a_constant_difference_has_an_interval_of_no_width_and_noise_includes_zero(results, tmp_path, monkeypatch):
+def test_a_constant_difference_has_an_interval_of_no_width_and_noise_includes_zero(results, run, tmp_path):
     options = ("--baseline", "low", "--baseline", "high", "--save", tmp_path / "t.md")
-    run(make_results_table, monkeypatch, *rows_of(results, "low", "high", "noisy"), *options)
+    run(make_results_table, *rows_of(results, "low", "high", "noisy"), *options)
     table = cells((tmp_path / "t.md").read_text())
     for column in (*ROWS, "average"):
         assert table["minus low", "high", column] == "**+5.00** [+5.00, +5.00]"
@@ -97,17 +91,17 @@ def test_a_constant_difference_has_an_interval_of_no_width_and_noise_includes_ze
         assert low < 0 < high and "**" not in table["minus low", "noisy", column]
 
 
-def test_the_same_input_gives_the_same_text_and_one_seed_has_no_spread(results, tmp_path, monkeypatch):
+def test_the_same_input_gives_the_same_text_and_one_seed_has_no_spread(results, run, tmp_path):
     options = (*rows_of(results, "low", "noisy"), "--baseline", "low", "--seeds", 10, "--data-names", "vicuna")
     texts = []
     for name in ("a", "b"):
-        run(make_results_table, monkeypatch, *options, "--command", "bash x.sh", "--save", tmp_path / name)
+        run(make_results_table, *options, "--command", "bash x.sh", "--save", tmp_path / name)
         texts.append((tmp_path / name).read_text())
     assert texts[0] == texts[1]
     assert "±" not in texts[0] and "sampling seed 10" in texts[0] and "dolly" not in texts[0]
 
 
-def test_title_command_and_plot_are_shown(results, tmp_path, monkeypatch):
+def test_title_command_and_plot_are_shown(results, run, tmp_path):
     options = (
         "--title",
         "Results",
@@ -118,18 +112,20 @@ def test_title_command_and_plot_are_shown(results, tmp_path, monkeypatch):
         "--save",
         tmp_path / "t.md",
     )
-    run(make_results_table, monkeypatch, *rows_of(results, "low"), *options)
+    run(make_results_table, *rows_of(results, "low"), *options)
     text = (tmp_path / "t.md").read_text()
     assert text.startswith("# Results\n") and "](results.png)" in text and "```bash\nbash runs/x.sh\n```" in text
 
 
-def test_a_missing_result_is_one_clear_line_and_writes_nothing(results, tmp_path, monkeypatch):
+def test_a_missing_result_is_one_clear_line_and_writes_nothing(results, run, tmp_path):
     shutil.rmtree(results / "high" / "vicuna-512" / "20")
-    with pytest.raises(UserError, match=r"high has no result for vicuna, seed 20: .*vicuna-512/20/args\.json is missing"):
-        run(make_results_table, monkeypatch, *rows_of(results, "low", "high"), "--save", tmp_path / "t.md")
+    with pytest.raises(
+        UserError, match=r"high has no result for vicuna, seed 20: .*vicuna-512/20/args\.json is missing"
+    ):
+        run(make_results_table, *rows_of(results, "low", "high"), "--save", tmp_path / "t.md")
     with pytest.raises(UserError, match="low has no result for sinst, seed 10"):
         options = ("--data-names", "dolly", "sinst", "--save", tmp_path / "t.md")
-        run(make_results_table, monkeypatch, *rows_of(results, "low"), *options)
+        run(make_results_table, *rows_of(results, "low"), *options)
     assert not (tmp_path / "t.md").exists()
 
 
@@ -145,10 +141,10 @@ def test_a_missing_result_is_one_clear_line_and_writes_nothing(results, tmp_path
         ([], "required: --row"),
     ],
 )
-def test_bad_command_lines_are_one_clear_line(results, tmp_path, monkeypatch, arguments, message):
+def test_bad_command_lines_are_one_clear_line(results, run, tmp_path, arguments, message):
     arguments = [argument.format(results=results) for argument in arguments]
     with pytest.raises(UserError, match=message):
-        run(make_results_table, monkeypatch, *arguments, "--save", tmp_path / "t.md")
+        run(make_results_table, *arguments, "--save", tmp_path / "t.md")
 
 
 @pytest.mark.parametrize(
@@ -223,9 +219,9 @@ def log(tmp_path):
     return folder
 
 
-def test_the_figure_is_a_png_of_a_readable_size(results, log, tmp_path, monkeypatch):
+def test_the_figure_is_a_png_of_a_readable_size(results, log, run, tmp_path):
     options = ("--run", f"high={log}", "--save", tmp_path / "p.png", "--title", "Title")
-    run(plot_results, monkeypatch, *rows_of(results, "low", "high"), *options)
+    run(plot_results, *rows_of(results, "low", "high"), *options)
     height, width, _ = pyplot.imread(tmp_path / "p.png").shape
     assert width >= 1200 and height >= 600
     assert matplotlib.get_backend().lower() == "agg"
@@ -287,10 +283,10 @@ def three_runs(results) -> list[str]:
 
 
 def test_the_cell_of_several_runs_is_their_mean_and_deviation_and_the_first_line_says_so(
-    three_runs, results, tmp_path, monkeypatch
+    three_runs, results, run, tmp_path
 ):
     options = (*three_runs, *rows_of(results, "high"), "--title", "Title", "--save", tmp_path / "t.md")
-    run(make_results_table, monkeypatch, *options, "--baseline", "high")
+    run(make_results_table, *options, "--baseline", "high")
     text = (tmp_path / "t.md").read_text()
     mean = np.mean([mean_of(results, "low", "dolly", seed) for seed in SEEDS]) + 4
     assert cells(text)["ROUGE-L", "low", "dolly"] == f"{mean:.2f} ± 4.00"
@@ -302,12 +298,10 @@ def test_the_cell_of_several_runs_is_their_mean_and_deviation_and_the_first_line
     assert "a paired bootstrap over training runs and test rows" in text
 
 
-def test_with_one_run_of_each_row_the_first_line_says_that_training_again_is_not_covered(
-    results, tmp_path, monkeypatch
-):
+def test_with_one_run_of_each_row_the_first_line_says_that_training_again_is_not_covered(results, run, tmp_path):
     options = (*rows_of(results, "low", "high"), "--save", tmp_path / "t.md")
     for more, missing in (("--baseline", "low"), ": the intervals cover test rows, not training again"), ((), ""):
-        run(make_results_table, monkeypatch, *options, *more)
+        run(make_results_table, *options, *more)
         first = (tmp_path / "t.md").read_text().splitlines()[0]
         spread = "mean ± standard deviation over 3 sampling seeds"
         assert first == f"ROUGE-L (0 to 100), {spread}; one training run per row{missing}."
