@@ -44,7 +44,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.output.resolve() == options.data_dir.resolve():
         raise UserError(
-            f"--output {options.output} is --data-dir: the raw data would be replaced, choose another folder"
+            f"--output {options.output} is --data-dir, whose raw data it would replace: choose another folder"
         )
     splits = hold_out(options.data_dir, options.test_num)
     ours = {path.name for path in options.output.glob("*")} <= {f"{split}.jsonl" for split in splits}

@@ -26,7 +26,7 @@ def test_the_run_with_the_best_dev_score_is_copied(run, tmp_path):
 
 def test_a_run_without_an_end_or_a_score_is_refused(run, tmp_path):
     (tmp_path / "open").mkdir()
-    with pytest.raises(UserError, match="no finished run"):
+    with pytest.raises(UserError, match="not a finished run"):
         run(keep_best_run, "--runs", tmp_path / "open", "--save", tmp_path / "best")
     with pytest.raises(UserError, match="without --do-valid"):
         run(keep_best_run, "--runs", finished(tmp_path / "a", None), "--save", tmp_path / "best")
@@ -79,7 +79,7 @@ def test_the_last_dev_rows_become_the_test_set(run, raw, tmp_path):
     assert rows(tmp_path / "new") == {"train": "t1\nt2\n", "dev": "d1\n", "valid": "d2\u2028\nd3\n"}
 
 
-def test_a_test_set_that_stands_is_used(run, raw, tmp_path):
+def test_a_test_set_that_exists_is_used(run, raw, tmp_path):
     (raw / "valid.jsonl").write_text("v1\nv2\nv3\n")
     run(hold_out_test_rows, "--data-dir", raw, "--output", tmp_path / "new", "--test-num", 2)
     assert rows(tmp_path / "new")["valid"] == "v1\nv2\n"
