@@ -139,10 +139,7 @@ def test_train_and_dev_are_limited_and_the_limits_are_those_of_the_first_rows(pr
     folder, printed = process(process_data_dolly, "--train-num", 3, "--dev-num", 1)
     assert [record["output"] for record in read_jsonl(folder / "train.jsonl")] == ["0", "2", "4"]
     assert len(read_jsonl(folder / "valid.jsonl")) == 1
-    assert printed.startswith("train: 3 rows, ")
-    assert "valid: 1 rows, " in printed
-    assert "1 truncated prompts, 0 truncated responses; written to " in printed
-    assert printed.count("\n") == 1
+    assert printed.startswith("train: 3 rows, ") and "valid: 1 rows, " in printed and printed.count("\n") == 1
 
 
 def test_the_first_rows_of_raw_are_for_validation_when_there_is_no_dev(process, data):
