@@ -52,13 +52,14 @@ def load_gguf(file: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrain
     """
     if not file.is_file():
         raise UserError(f"{file} does not exist; expected a .gguf file")
-    source: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False}
     with Reading(str(file), "; it is damaged, or of a kind that Transformers does not read"):
-        config = AutoConfig.from_pretrained(file.parent, **source)
+        config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
         check_size(config, file.stat().st_size, str(file))
         pre_tokenizer = read_header(file, config.num_hidden_layers)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(file.parent, dtype=dtype, output_loading_info=True, **source)
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, **source)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=dtype, output_loading_info=True, trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
     model, report = loaded
     check_complete(report, str(file))
     forget_quantisation(model)
