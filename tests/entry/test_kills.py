@@ -112,7 +112,9 @@ def progress(save: Path) -> int:
 
 
 @pytest.mark.parametrize(
-    ("kind", "kills", "places"), [("adaptive-srkl-contra", 50, TRAINING), (FIELDS[0], 8, FILES)], ids=lambda value: ""
+    ("kind", "kills", "places"),
+    [("adaptive-srkl-contra", 50, TRAINING), (FIELDS[0], 8, FILES)],
+    ids=["a training", "stage 1"],
 )
 def test_fifty_kills_of_a_training_run_change_no_byte_of_its_result(kind, kills, places, world, pairs, tmp_path):
     more = ["--save-interval", 1] + (["--eval-interval", 3, "--dev-num", 4] if kills == 50 else [])

@@ -8,6 +8,7 @@ from typing import Any
 from unittest import mock
 
 import finetune
+from distillm.training.checkpoint import HASHES, write_hashes
 from tests.entry.outputs import checkpoint_of, contents
 from tests.entry.processes import STOPPED, at_call, call, in_step, send
 from tests.hostile.cases import refusal
@@ -36,6 +37,12 @@ class StoppedRun:
         """Let a copy go on to its end; return the line with which it is refused instead."""
         with mock.patch.object(sys, "argv", ["finetune.py", *self.words, "--save", str(save)]):
             return refusal(finetune.main)
+
+
+def rehash(checkpoint: Path) -> None:
+    """Write the hashes of a checkpoint's files as they are now, as somebody could who knows of them."""
+    (checkpoint / HASHES).unlink()
+    write_hashes(checkpoint)
 
 
 def trained(save: Path) -> dict[str, bytes]:

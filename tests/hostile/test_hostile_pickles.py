@@ -23,11 +23,10 @@ from data_utils.instructions import InstructionDataset
 from data_utils.response_pairs import PairDataset
 from distillm.models.adapters import add_lora
 from distillm.models.loading import load_causal_lm, load_tokenizer
-from distillm.training.checkpoint import write_hashes
 from tests.distillm.tiny import make_gpt2, make_llama
 from tests.entry.processes import ENVIRONMENT, ROOT
 from tests.hostile.cases import cases, refusal
-from tests.hostile.checkpointed import StoppedRun
+from tests.hostile.checkpointed import StoppedRun, rehash
 
 
 class Trap:
@@ -142,9 +141,9 @@ def test_a_pickle_planted_in_a_checkpoint_is_not_executed(stopped, tmp_path, whi
     if alone:
         remove_weights(checkpoint)
     (checkpoint / name).write_bytes(FORMS[form](Trap(sprung)))
-    if name not in ("sha256.json", "../latest"):  # by someone who also knows of the hashes
-        write_hashes(checkpoint)
-    with suppress(Exception):  # it is no accident then: what it ends in, nobody promises
+    if name not in ("sha256.json", "../latest"):
+        rehash(checkpoint)
+    with suppress(Exception):  # with these hashes it is no accident: what it ends in, nobody promises
         stopped.go_on(save)
     assert not sprung.exists(), f"{name} was executed"
 
