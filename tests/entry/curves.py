@@ -55,6 +55,12 @@ def end_responses_at_random(monkeypatch: Any) -> None:
     monkeypatch.setattr(KeyedSampling, "__call__", choose_or_end)
 
 
+def gradients_of(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Return a copy of the gradients with which an optimiser is about to step."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return {str(index): p.grad.clone() for index, p in enumerate(parameters) if p.grad is not None}
+
+
 def curve_deviation(one: list[dict], two: list[dict]) -> float:
     """Return the largest relative deviation among all numbers of two logs, which must tell of the same events."""
     assert [record.keys() for record in one] == [record.keys() for record in two]

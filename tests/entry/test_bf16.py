@@ -4,7 +4,7 @@ import torch
 
 import finetune
 from distillm.models.generation import ResponseGenerator
-from tests.entry.curves import curve_deviation, steady_run, tensor_deviation
+from tests.entry.curves import curve_deviation, gradients_of, steady_run, tensor_deviation
 from tests.entry.outputs import read_log
 from tests.entry.processes import call, run_killed, run_on
 from tests.precision import needs_bf16
@@ -29,8 +29,7 @@ def test_without_generated_rows_another_split_of_a_step_agrees_to_the_rounding_o
     gradients, optimiser_step = [], torch.optim.AdamW.step
 
     def keep(optimizer, *arguments, **keywords):
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        gradients.append({str(index): p.grad.clone() for index, p in enumerate(parameters) if p.grad is not None})
+        gradients.append(gradients_of(optimizer))
         return optimiser_step(optimizer, *arguments, **keywords)
 
     def losses(save):

@@ -14,17 +14,7 @@ from tests.entry.processes import ROOT, in_child, wait_for
 from tools.processing import map_in_order
 
 SCRIPTS = [path for path in (*ROOT.glob("*.py"), *ROOT.glob("tools/*.py")) if "def main()" in path.read_text()]
-LIBRARIES = [
-    "numpy",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "matplotlib",
-    "tqdm",
-    "safetensors",
-    "datasets",
-    "requests",
-]
+LIBRARIES = "numpy torch transformers tokenizers matplotlib tqdm safetensors datasets requests"
 # What a library may do while it is imported: it turns the exception into another one.
 INTERRUPTED = """
 import os, signal

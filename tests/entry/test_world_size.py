@@ -18,6 +18,7 @@ from tests.entry.curves import (
     SAME_GRADIENT,
     curve_deviation,
     end_responses_at_random,
+    gradients_of,
     steady_command,
     steady_run,
     tensor_deviation,
@@ -57,9 +58,7 @@ def record(monkeypatch, tmp_path):
             rows.clear()
             (tmp_path / f"{name} {rank}.json").write_text(json.dumps(steps))
             if (rank, len(steps)) == ("0", 1):
-                parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-                gradients = {str(index): p.grad for index, p in enumerate(parameters) if p.grad is not None}
-                save_file(gradients, tmp_path / f"{name}.safetensors")
+                save_file(gradients_of(optimizer), tmp_path / f"{name}.safetensors")
             return optimiser_step(optimizer, *arguments, **keywords)
 
         monkeypatch.setattr(SplitModel, "forward", forward_and_note)
