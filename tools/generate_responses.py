@@ -151,7 +151,8 @@ def resume(partial: Path, prompts: list[str], world: World, round_size: int = 1)
         raise UserError(f"{partial} is broken; remove it to start again") from error
     if written != prompts[: len(written)]:
         raise UserError(f"{partial} is of other prompts; remove it, or choose another --output")
-    whole_rounds = len(written) // round_size * round_size
+    complete_file = len(written) == len(prompts)
+    whole_rounds = len(written) if complete_file else len(written) // round_size * round_size
     world.barrier()  # every rank has read the file before it changes
     if world.is_main:
         with open(partial, "r+b") as file:
