@@ -4,12 +4,15 @@ set -euo pipefail
 source "$(dirname "$0")/../common.sh"
 
 CKPT="${CKPT:-$PRUNED_BASE}"
+DATA_DIR="$LM_DATA_DIR"
 SAVE_PATH="${SAVE_PATH:-$STUDENT_BASE}"
 
 options=(
+  --type lm
+  --eval-gen false
   --train-num "$HEAL_CHUNKS"
   --lr 6e-4
   --warmup-iters 20
   --epochs 1
 )
-pretrain "${options[@]}" "$@"
+train finetune.py "${options[@]}" "$@"

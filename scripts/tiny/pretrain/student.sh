@@ -4,10 +4,13 @@ set -euo pipefail
 source "$(dirname "$0")/../common.sh"
 
 CKPT="${CKPT:-$MODELS/student}"
+DATA_DIR="$LM_DATA_DIR"
 SAVE_PATH="${SAVE_PATH:-$STUDENT_BASE}"
 
 options=(
+  --type lm
+  --eval-gen false
   --lr 4e-3
   --epochs 6
 )
-pretrain "${options[@]}" "$@"
+train finetune.py "${options[@]}" "$@"

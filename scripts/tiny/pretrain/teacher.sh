@@ -4,10 +4,13 @@ set -euo pipefail
 source "$(dirname "$0")/../common.sh"
 
 CKPT="${CKPT:-$MODELS/teacher}"
+DATA_DIR="$LM_DATA_DIR"
 SAVE_PATH="${SAVE_PATH:-$TEACHER_BASE}"
 
 options=(
+  --type lm
+  --eval-gen false
   --lr 2e-3
   --epochs 4
 )
-pretrain "${options[@]}" "$@"
+train finetune.py "${options[@]}" "$@"
