@@ -2,7 +2,7 @@
 # What arguments and variables of the environment may hold. Sourced by lib.sh, which checks them before anything reads them:
 # bash executes code in a variable that it uses in arithmetic.
 
-VARIABLES="OMP_NUM_THREADS" # all that may be set in the environment; `require_each` adds to them
+VARIABLES="" # all that were checked
 
 # require_each "NAME..." PATTERN MEANING: each of these variables is empty, or matches PATTERN as a whole.
 require_each() {

@@ -51,7 +51,8 @@ evaluate() {
 # evaluate_on GPU_IDX CHECKPOINT OPTION...: a model on all sets, on that GPU.
 evaluate_on() {
   local GPU_IDX="${1:-0}"
-  require_each GPU_IDX '-1|[0-9]+(,[0-9]+)*|(GPU|MIG)-[A-Za-z0-9,-]+' "the index of a GPU: the arguments are GPU_IDX CKPT_PATH, then options"
+  require_each GPU_IDX '-1|[0-9]+(,[0-9]+)*|(GPU|MIG)-[A-Za-z0-9,-]+' \
+    "the index of a GPU: the arguments are GPU_IDX CKPT_PATH, then options"
   export CUDA_VISIBLE_DEVICES="$GPU_IDX"
   evaluate "$EVALUATION_SETS" "${@:2}"
 }

@@ -60,7 +60,7 @@ threads_each() {
   printf '%s' "${OMP_NUM_THREADS:-$((share > 0 ? share : 1))}"
 }
 
-# launch PROGRAM OPTION...: one process directly, several with torchrun. If an option is given twice, the last one counts.
+# launch PROGRAM OPTION...: one process directly, several with torchrun. Of an option given twice, the last one counts.
 launch() {
   local command=(python3)
   if ((GPU_NUM > 1 || NNODES > 1)); then

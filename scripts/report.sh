@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # How a run ends: it evaluates what it trained, and writes a table and a plot. Sourced by lib.sh.
 
-# report: evaluates the chosen rows, then writes RESULTS_DIR/<name of the run>.md and .png. Differences are shown to SFT and
-# to each method without CONTRA.
+# report: evaluates the chosen rows, then writes RESULTS_DIR/<name of the run>.md and .png. Differences are shown to SFT
+# and to each method without CONTRA.
 report() {
   local name sets file rows=() runs=() baselines=()
   for name in "${CHOSEN[@]}"; do
@@ -23,7 +23,7 @@ report() {
   on_first_node tool plot_results.py "${rows[@]}" --save "$file.png"
 }
 
-# evaluate_row ROW: RESULTS are the folders of its results, one for each seed; LOGS are those that hold its trainings' logs.
+# evaluate_row ROW: RESULTS are the folders of its results, one per seed; LOGS are those that hold its trainings' logs.
 evaluate_row() {
   local seed seeds="${SEEDS:-$OWN_SEED}" model options
   [[ "$1" != Teacher ]] || seeds="$OWN_SEED"
@@ -54,7 +54,7 @@ note_command() {
 # given_variables: NAME=VALUE for each variable that the user has set to something else than its default.
 given_variables() {
   local name
-  for name in $VARIABLES; do
+  for name in $VARIABLES OMP_NUM_THREADS; do
     if [[ "$(declare -p "$name" 2>/dev/null)" == "declare -x"* && "${!name}" != "$(default_of "$name")" ]]; then
       printf '%s=%s ' "$name" "$(quoted "${!name}")"
     fi

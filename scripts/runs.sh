@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # What the scripts of runs/ call. Sourced by lib.sh.
-# A family's common.sh says with `row` which models it knows; a run names those of its table, and what they need is made.
+# A family's common.sh says with `row` which models it knows. A run names rows, and what they need is made.
 # One-time steps are skipped if their output exists; a dry run shows them all.
 
 SIDE_BY_SIDE=false # true: one training leaves cores idle, so two that do not depend on each other run at the same time
@@ -86,8 +86,8 @@ make_part() {
   fi
 }
 
-# side_by_side "STEP..." OPTION...: steps that do not depend on each other, at the same time if SIDE_BY_SIDE, each with its
-# share of the cores; one after the other where a training has several processes of its own.
+# side_by_side "STEP..." OPTION...: steps that do not depend on each other; at the same time if SIDE_BY_SIDE, each with
+# its share of the cores, unless a training has several processes of its own.
 side_by_side() {
   local name steps process processes=() failed=0
   read -ra steps <<<"$1"
@@ -168,7 +168,8 @@ run_rows() {
 start_run() {
   local name seed
   for name in CKPT PEFT_CKPT SAVE_PATH; do # they mean another path in each script
-    [[ -z "${!name+set}" ]] || die "$name belongs to single scripts; for a whole run set TEACHER_BASE, STUDENT_BASE or RESULTS_DIR"
+    [[ -z "${!name+set}" ]] ||
+      die "$name belongs to single scripts; for a whole run set TEACHER_BASE, STUDENT_BASE or RESULTS_DIR"
   done
   choose_rows "${ROWS:-$1}"
   shift
@@ -199,8 +200,8 @@ prepare_data() {
 
 TEACHER_VARIABLE=TEACHER_CKPT # with LoRA TEACHER_PEFT_CKPT: the teacher is an adapter
 
-# choose_teacher: TEACHER is the user's, or the one in the family's row Teacher. If TEACHER_PEFT_CKPT is set to nothing, the
-# teacher is a whole model in a LoRA family, too.
+# choose_teacher: TEACHER is the user's, or the one in the family's row Teacher. If TEACHER_PEFT_CKPT is set to nothing,
+# the teacher is a whole model in a LoRA family, too.
 choose_teacher() {
   if [[ "$TEACHER_VARIABLE" == TEACHER_PEFT_CKPT && -z "${TEACHER_PEFT_CKPT-adapter}" ]]; then
     TEACHER_VARIABLE=TEACHER_CKPT
@@ -229,8 +230,7 @@ prepare_students() {
   done
 }
 
-# distill_rows OPTION...: what a seed trains with a teacher. A method and the same method with CONTRA do not depend on each
-# other.
+# distill_rows OPTION...: what a seed trains with a teacher. A method does not depend on the same method with CONTRA.
 distill_rows() {
   local name scripts=()
   ! needed pairs || once_on_first_node "$PAIR_DATA_DIR" distillm2/generate_data.sh "${SEED_OPTIONS[@]}"

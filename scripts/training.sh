@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # What a script calls to train a model, or to make the data that it trains on. Sourced by lib.sh.
 
-# put_paths OPTION...: OPTIONS are these, with the path that NAME holds in the place of @NAME. An option whose path the user
-# has set to nothing is left out.
+# put_paths OPTION...: OPTIONS are these, with the path that NAME holds in the place of @NAME. An option whose path the
+# user has set to nothing is left out.
 put_paths() {
   local word name script
   keep_last "${@:1:$#-USER_OPTIONS}"
@@ -22,7 +22,8 @@ put_paths() {
   OPTIONS+=("${@:$#-USER_OPTIONS+1}")
 }
 
-# train ENTRY_SCRIPT OPTION...: CKPT learns from DATA_DIR and becomes SAVE_PATH. An empty DEEPSPEED_CONFIG means plain PyTorch.
+# train ENTRY_SCRIPT OPTION...: CKPT learns from DATA_DIR and becomes SAVE_PATH. An empty DEEPSPEED_CONFIG
+# means plain PyTorch.
 # shellcheck disable=SC2153 # SAVE_PATH is the script's, no misspelt BASE_PATH
 train() {
   local options=("${TRAINING[@]}" --save "$SAVE_PATH")
@@ -65,8 +66,8 @@ respond() {
   launch tools/generate_responses.py "${OPTIONS[@]}"
 }
 
-# generate_pairs OPTION...: TEACHER_CKPT and CKPT respond to every prompt of RAW_DATA_DIR/{train,dev}.jsonl, in RESPONSE_DIR;
-# joined row by row, the responses become the response pairs SAVE_PATH.
+# generate_pairs OPTION...: TEACHER_CKPT and CKPT respond to every prompt of RAW_DATA_DIR/{train,dev}.jsonl; joined row by
+# row, their responses become the pairs SAVE_PATH.
 # shellcheck disable=SC2153 # SAVE_PATH is the script's, no misspelt BASE_PATH
 generate_pairs() {
   local split

@@ -4,11 +4,11 @@ set -euo pipefail
 source "$(dirname "$0")/../common.sh"
 
 CKPT="${CKPT:-$PRUNED_BASE}"
-DATA_DIR="$LM_DATA_DIR"
 SAVE_PATH="${SAVE_PATH:-$STUDENT_BASE}"
 
 options=(
   --type lm
+  --data-dir @LM_DATA_DIR
   --eval-gen false
   --train-num "$HEAL_CHUNKS"
   --lr 6e-4
