@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# What arguments and variables of the environment may hold. Sourced by lib.sh, which checks them before anything reads them:
-# bash executes code in a variable that it uses in arithmetic.
+# What arguments and variables of the environment may hold. Sourced by lib.sh, which checks them before anything reads
+# them: bash executes code in a variable that it uses in arithmetic.
 
 VARIABLES="" # all that were checked
 

@@ -30,8 +30,8 @@ checkpoint_path() {
   printf '%s' "$path"
 }
 
-# evaluation_folder PATH: where the results of a checkpoint go, however it is named: its path below $TRAIN, else below the
-# repository, else from the root, with _ for every /.
+# evaluation_folder PATH: where the results of a checkpoint go, however it is named: its path below $TRAIN, else below
+# the repository, else from the root, with _ for every /.
 evaluation_folder() {
   local real name
   real="$(realpath -m -- "$1")"

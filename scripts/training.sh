@@ -66,8 +66,8 @@ respond() {
   launch tools/generate_responses.py "${OPTIONS[@]}"
 }
 
-# generate_pairs OPTION...: TEACHER_CKPT and CKPT respond to every prompt of RAW_DATA_DIR/{train,dev}.jsonl; joined row by
-# row, their responses become the pairs SAVE_PATH.
+# generate_pairs OPTION...: TEACHER_CKPT and CKPT respond to every prompt of RAW_DATA_DIR/{train,dev}.jsonl; joined row
+# by row, their responses become the pairs SAVE_PATH.
 # shellcheck disable=SC2153 # SAVE_PATH is the script's, no misspelt BASE_PATH
 generate_pairs() {
   local split

@@ -121,7 +121,6 @@ def test_the_velocity_field_has_the_values_of_the_recipe(script, data, batch_siz
 
 
 def test_the_data_scripts_have_the_values_of_the_recipe():
-    (dolly,) = dry_run("scripts/gpt2/tools/process_data_dolly.sh")
     shared = {
         "model-path": "gpt2",
         "model-type": "gpt2",
@@ -129,28 +128,13 @@ def test_the_data_scripts_have_the_values_of_the_recipe():
         "dev-num": 1000,
         "data-process-workers": 32,
     }
-    assert_options(
-        dolly,
-        shared
-        | {
-            "data-dir": "./data/dolly/",
-            "processed-data-dir": "./processed_data/dolly/full/gpt2/",
-            "max-prompt-length": 256,
-            "train-num": -1,
-        },
-        set(),
-    )
-    (corpus,) = dry_run("scripts/gpt2/tools/process_data_pretrain.sh")
-    assert_options(
-        corpus,
-        shared
-        | {
-            "data-dir": "./data/openwebtext/",
-            "processed-data-dir": "./processed_data/openwebtext/gpt2/512/22.87K/",
-            "train-num": 22870,
-        },
-        set(),
-    )
+    dolly = {"data-dir": "./data/dolly/", "processed-data-dir": SHARED["data-dir"]}
+    dolly |= {"max-prompt-length": 256, "train-num": -1}
+    corpus = {"data-dir": "./data/openwebtext/", "processed-data-dir": DISTILLATION["lm-data-dir"], "train-num": 22870}
+    for name, own in (("dolly", dolly), ("pretrain", corpus)):
+        (command,) = dry_run(f"scripts/gpt2/tools/process_data_{name}.sh")
+        assert command.program == f"tools/process_data_{name}.py"
+        assert_options(command, shared | own, set())
 
 
 SETS = ("dolly", "self_inst", "vicuna", "sinst", "uinst")

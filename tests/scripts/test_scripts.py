@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.scripts.commands import REPOSITORY, Command, bash, dry_run, scripts
+from tests.scripts.commands import REPOSITORY, Command, assert_one_line, bash, dry_run, scripts
 
 RUNS = scripts("runs")
 LEAVES = [script for script in scripts("scripts") if "/tools/" not in script and "/eval/" not in script]
@@ -149,7 +149,7 @@ def test_base_path_leads_every_default_path():
     ],
 )
 def test_wrong_arguments_are_one_clear_line(arguments, message):
-    assert_fails(bash("scripts/gpt2/sft/sft_base.sh", *arguments), message)
+    assert_one_line(bash("scripts/gpt2/sft/sft_base.sh", *arguments), message)
 
 
 @pytest.mark.parametrize(
@@ -158,22 +158,18 @@ def test_wrong_arguments_are_one_clear_line(arguments, message):
 )
 def test_a_missing_path_is_one_clear_line_before_python_starts(name, path):
     existing = {"CKPT": "gpt2", "TEACHER_CKPT": "a/b", "LM_DATA_DIR": "", "DATA_DIR": "data_utils"}
-    assert_fails(bash("scripts/gpt2/kd/kd_base.sh", **existing | {name: path}), f": {name}='{path}' is not a folder: ")
+    assert_one_line(
+        bash("scripts/gpt2/kd/kd_base.sh", **existing | {name: path}), f": {name}='{path}' is not a folder: "
+    )
 
 
 def test_a_missing_checkpoint_of_an_evaluation_is_one_clear_line():
-    assert_fails(bash("scripts/gpt2/eval/run_eval.sh", "0", "no/such"), "no checkpoint 'no/such'")
-    assert_fails(bash("scripts/gpt2/eval/run_eval.sh", "0"), "no checkpoint given")
+    assert_one_line(bash("scripts/gpt2/eval/run_eval.sh", "0", "no/such"), "no checkpoint 'no/such'")
+    assert_one_line(bash("scripts/gpt2/eval/run_eval.sh", "0"), "no checkpoint given")
 
 
 def test_a_run_refuses_a_path_that_means_another_one_in_each_script():
-    assert_fails(bash("runs/gpt2/kd.sh", SAVE_PATH="/tmp/x"), "SAVE_PATH belongs to single scripts")
-
-
-def assert_fails(result: subprocess.CompletedProcess, message: str) -> None:
-    assert result.returncode != 0
-    (line,) = result.stderr.splitlines()
-    assert message in line
+    assert_one_line(bash("runs/gpt2/kd.sh", SAVE_PATH="/tmp/x"), "SAVE_PATH belongs to single scripts")
 
 
 @pytest.mark.parametrize("script", scripts("scripts", "runs"))
