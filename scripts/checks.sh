@@ -1,10 +1,13 @@
 # shellcheck shell=bash
-# What arguments and variables of the environment may hold. Sourced by lib.sh, which checks them before anything reads them:
-# bash executes code in a variable that it uses in arithmetic.
+# What arguments and variables of the environment may hold. Sourced by lib.sh, which checks them before anything reads
+# them: bash executes code in a variable that it uses in arithmetic.
+
+VARIABLES="" # all that were checked
 
 # require_each "NAME..." PATTERN MEANING: each of these variables is empty, or matches PATTERN as a whole.
 require_each() {
   local name
+  VARIABLES+=" $1"
   for name in $1; do
     [[ -z "${!name:-}" || "${!name}" =~ ^($2)$ ]] || die "$name=${!name@Q} is not $3"
   done
@@ -15,12 +18,12 @@ require_paths() {
 }
 
 COUNT='[1-9][0-9]{0,8}'
-FIRST="the arguments are BASE_PATH MASTER_PORT GPU_NUM, then options"
+ARGUMENTS="the arguments are BASE_PATH MASTER_PORT GPU_NUM, then options"
 
 check_environment() {
-  require_each MASTER_PORT '[1-9][0-9]{0,4}' "a port from 1 to 65535: $FIRST"
-  ((${MASTER_PORT:-1} <= 65535)) || die "MASTER_PORT='$MASTER_PORT' is not a port from 1 to 65535: $FIRST"
-  require_each GPU_NUM '[1-9][0-9]{0,2}' "a count from 1 to 999: $FIRST"
+  require_each MASTER_PORT '[1-9][0-9]{0,4}' "a port from 1 to 65535: $ARGUMENTS"
+  ((${MASTER_PORT:-1} <= 65535)) || die "MASTER_PORT='$MASTER_PORT' is not a port from 1 to 65535: $ARGUMENTS"
+  require_each GPU_NUM '[1-9][0-9]{0,2}' "a count from 1 to 999: $ARGUMENTS"
   require_each NNODES '[1-9][0-9]{0,3}' "a count from 1 to 9999"
   require_each NODE_RANK '0|[1-9][0-9]{0,3}' "a number from 0 on"
   ((${NODE_RANK:-0} < ${NNODES:-1})) || die "NODE_RANK='$NODE_RANK' is not below NNODES='${NNODES:-1}': nodes count from 0"

@@ -25,8 +25,8 @@ count_of() {
   printf '%s' "$count"
 }
 
-# warn_of_another_batch OPTION...: the script's options, then the user's USER_OPTIONS. The recipe's learning rate belongs to
-# the script's batch on one GPU.
+# warn_of_another_batch OPTION...: the script's options, then the user's USER_OPTIONS. The recipe's learning rate
+# belongs to the script's batch on one GPU.
 warn_of_another_batch() {
   local processes=$((GPU_NUM * NNODES)) script=("${@:1:$#-USER_OPTIONS}") size accumulation recipe advice
   recipe=$(($(count_of batch-size "${script[@]}") * $(count_of gradient-accumulation-steps "${script[@]}")))

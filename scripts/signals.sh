@@ -2,8 +2,8 @@
 # What a signal to a script does: it is passed on to the commands that the script has started; the script waits for them
 # and ends. Sourced by environment.sh.
 
-# start COMMAND...: in the background. In a process group of its own, so that a signal to the script's whole group reaches
-# it once, through `stop`: torchrun leaves its processes alone when it hears a second one.
+# start COMMAND...: in the background. In a process group of its own, so that a signal to the script's whole group
+# reaches it once, through `stop`: torchrun leaves its processes alone when it hears a second one.
 start() {
   set -m
   "$@" </dev/null &

@@ -56,13 +56,8 @@ def join(folder: Path, split: str) -> list[dict[str, str]]:
     for line, (chosen, rejected) in enumerate(zip(teacher, student, strict=True), start=1):
         if chosen["prompt"] != rejected["prompt"]:
             raise UserError(f"line {line} of {paths[0]} and of {paths[1]} answer different prompts")
-        pairs.append(
-            {
-                "prompt": chosen["prompt"],
-                "chosen": chosen["generated_text"],
-                "rejected": rejected["generated_text"],
-            }
-        )
+        texts = {"chosen": chosen["generated_text"], "rejected": rejected["generated_text"]}
+        pairs.append({"prompt": chosen["prompt"], **texts})
     return pairs
 
 
@@ -73,7 +68,7 @@ def models_of(folder: Path) -> dict[str, Any] | None:
         path = folder / f"generated_train_{side}.jsonl.args.json"
         if not path.exists():
             return None
-        saved = read_header(path, f"generate {path.name.removesuffix('.args.json')} anew")
+        saved = read_header(path, f"generate {path.name.removesuffix('.args.json')} again")
         for part in ("arguments", "inputs"):
             record[part] |= {prefix + name: saved[part][name] for name in STUDENT if name in saved.get(part, {})}
     return record

@@ -1,15 +1,13 @@
-"""Check that the packages of requirements.txt can be imported, and print their versions and the device.
+"""Check that the packages of requirements.txt are installed, and print their versions and the device.
 
 python3 tools/check_install.py             versions, Python, device
 python3 tools/check_install.py --quiet     only what is missing, without importing anything
 """
 
-import argparse
-import importlib
-import importlib.util
 import platform
+import re
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -18,27 +16,22 @@ from data_utils.errors import UserError, run_as_script
 
 # isort: split
 
+from tools.command_line import ToolParser
 
-# module -> distribution, for all that a run imports; the tools of the tests are left out.
-PACKAGES = {
-    "torch": "torch",
-    "transformers": "transformers",
-    "tokenizers": "tokenizers",
-    "safetensors": "safetensors",
-    "accelerate": "accelerate",
-    "peft": "peft",
-    "datasets": "datasets",
-    "deepspeed": "deepspeed",
-    "huggingface_hub": "huggingface_hub",
-    "numpy": "numpy",
-    "rouge_score": "rouge-score",
-    "tqdm": "tqdm",
-    "matplotlib": "matplotlib",
-    "gguf": "gguf",
-    "sentencepiece": "sentencepiece",
-    "google.protobuf": "protobuf",
-}
-SLOW_TO_IMPORT = {"deepspeed", "datasets"}  # seconds each; that they are there is enough
+REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements.txt"
+
+
+def required_packages() -> list[str]:
+    """Return the packages that a run needs; those of tests and lint come last in requirements.txt."""
+    needed, _, _ = REQUIREMENTS.read_text(encoding="utf-8").partition("# tests")
+    return re.findall(r"^([\w-]+)==", needed, re.MULTILINE)
+
+
+def installed_version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def describe_device() -> str:
@@ -51,20 +44,17 @@ def describe_device() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = ToolParser(__doc__)
     parser.add_argument("--quiet", action="store_true", help="only what is missing, without imports")
     arguments = parser.parse_args()
-
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    versions = {package: installed_version(package) for package in required_packages()}
+    missing = [package for package, found in versions.items() if found is None]
     if missing:
         raise UserError(f"{sys.executable} lacks {', '.join(missing)}: run 'bash install.sh'")
-    if arguments.quiet:
-        return
-    for module in PACKAGES.keys() - SLOW_TO_IMPORT:
-        importlib.import_module(module)
-    print(f"python {platform.python_version()} at {sys.executable}")
-    print(", ".join(f"{distribution} {version(distribution)}" for distribution in PACKAGES.values()))
-    print(f"device: {describe_device()}")
+    if not arguments.quiet:
+        print(f"python {platform.python_version()} at {sys.executable}")
+        print(", ".join(f"{package} {found}" for package, found in versions.items()))
+        print(f"device: {describe_device()}")
 
 
 if __name__ == "__main__":

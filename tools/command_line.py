@@ -1,6 +1,7 @@
 """The command lines of the tools: help is the module's docstring, errors are one line, only own output is replaced."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -18,6 +19,14 @@ class ToolParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (--help lists the options)")
+
+
+def positive(text: str) -> int:
+    """Parse a whole number from 1 to the largest that a sequence can have items."""
+    value = int(text)
+    if not 1 <= value <= sys.maxsize:
+        raise argparse.ArgumentTypeError(f"must be at least 1, and fit into 64 bits, but is {value}")
+    return value
 
 
 def require_replaceable(option: str, folder: Path, is_earlier_output: bool, what: str) -> None:

@@ -12,17 +12,19 @@ whole model, and without --no-repeat-ngram-size, which vLLM lacks.
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_utils.errors import UserError, reason, run_as_script
 
 # isort: split
+
+from transformers import PreTrainedTokenizerBase
 
 from data_utils.files import Writing, fsync_path, locked, remove_leftovers, write_json
 from data_utils.instructions import read_jsonl
@@ -66,12 +68,7 @@ class Arguments:
     decoding: DecodingArguments
 
 
-class Responder(Protocol):
-    """Something that answers prompts."""
-
-    def __call__(self, prompts: list[str], row_ids: list[int]) -> list[str]:
-        """Return the response to each prompt."""
-        ...
+Responder = Callable[[list[list[int]], list[int]], list[str]]  # answers prompts, given their ids and row numbers
 
 
 def main() -> None:
@@ -87,8 +84,9 @@ def main() -> None:
         print(f"{output} exists: nothing to do")
         leave_world(world)
         return
-    make = vllm_responder if arguments.vllm else transformers_responder
-    respond = make(arguments, decoding, world)
+    tokenizer = load_tokenizer(arguments.model_path)
+    respond = (vllm_responder if arguments.vllm else transformers_responder)(arguments, decoding, tokenizer, world)
+    encoded = [encode_prompt(tokenizer, prompt, arguments.max_prompt_length) for prompt in prompts]
     with ExitStack() as until_the_end:
         if world.is_main:
             with Writing(partial):
@@ -100,24 +98,20 @@ def main() -> None:
         if world.is_main:
             remove_leftovers(record.parent, record.name)
             write_json(record, header)
-        answer(prompts, done, partial, respond, round_size, world)
+        with progress_bar(total=len(prompts), initial=done, desc="responses", rank=world.rank) as bar:
+            for start in range(done, len(prompts), round_size):
+                rows = list(range(start, min(start + round_size, len(prompts))))
+                texts = respond([encoded[row] for row in rows], rows)
+                if world.is_main:
+                    answered = zip(rows, texts, strict=True)
+                    append(partial, [{"prompt": prompts[row], "generated_text": text} for row, text in answered])
+                bar.update(len(rows))
+        world.barrier()
+        if resume(partial, prompts, world) != len(prompts):
+            raise UserError(f"{partial} was changed by another process; remove it to start again")
         if world.is_main:
             os.replace(partial, output)
     leave_world(world)
-
-
-def answer(prompts: list[str], done: int, partial: Path, respond: Responder, round_size: int, world: World) -> None:
-    """Append the responses from row `done` on; `round_size` prompts between two writes."""
-    with progress_bar(total=len(prompts), initial=done, desc="responses", rank=world.rank) as bar:
-        for rows in rounds(done, len(prompts), round_size):
-            texts = respond([prompts[row] for row in rows], rows)
-            if world.is_main:
-                answered = zip(rows, texts, strict=True)
-                append(partial, [{"prompt": prompts[row], "generated_text": text} for row, text in answered])
-            bar.update(len(rows))
-    world.barrier()
-    if resume(partial, prompts, world) != len(prompts):
-        raise UserError(f"{partial} was changed by another process; remove it to start again")
 
 
 def read_prompts(arguments: ResponseArguments) -> list[str]:
@@ -157,18 +151,13 @@ def resume(partial: Path, prompts: list[str], world: World, round_size: int = 1)
         raise UserError(f"{partial} is broken; remove it to start again") from error
     if written != prompts[: len(written)]:
         raise UserError(f"{partial} is of other prompts; remove it, or choose another --output")
-    whole_rounds = len(written) // round_size * round_size
+    complete_file = len(written) == len(prompts)
+    whole_rounds = len(written) if complete_file else len(written) // round_size * round_size
     world.barrier()  # every rank has read the file before it changes
     if world.is_main:
         with open(partial, "r+b") as file:
             file.truncate(sum(len(line) + 1 for line in complete[:whole_rounds]))
     return whole_rounds
-
-
-def rounds(first: int, last: int, size: int) -> Iterator[list[int]]:
-    """Yield the rows from `first` on in groups of `size`."""
-    for start in range(first, last, size):
-        yield list(range(start, min(start + size, last)))
 
 
 def append(path: Path, records: list[dict[str, Any]]) -> None:
@@ -179,19 +168,19 @@ def append(path: Path, records: list[dict[str, Any]]) -> None:
         fsync_path(path)
 
 
-def transformers_responder(arguments: ResponseArguments, decoding: DecodingArguments, world: World) -> Responder:
+def transformers_responder(
+    arguments: ResponseArguments, decoding: DecodingArguments, tokenizer: PreTrainedTokenizerBase, world: World
+) -> Responder:
     """Generate with Transformers, on all ranks, keyed by row."""
-    tokenizer = load_tokenizer(arguments.model_path)
     precision = resolve_precision(arguments.precision, world.device)
     model = load_causal_lm(arguments.model_path, DTYPES[precision], adapter_path=arguments.peft_path)
     check_positions(model.config, arguments)
     model = freeze(model).to(world.device)
     generator = ResponseGenerator(tokenizer, decoding, arguments.max_new_tokens, arguments.eval_batch_size, world)
 
-    def respond(prompts: list[str], row_ids: list[int]) -> list[str]:
-        encoded = [encode_prompt(tokenizer, prompt, arguments.max_prompt_length) for prompt in prompts]
+    def respond(prompts: list[list[int]], row_ids: list[int]) -> list[str]:
         with autocast(precision, world.device):
-            responses = generator.respond(model, encoded, row_ids, seed=arguments.seed, purpose="response")
+            responses = generator.respond(model, prompts, row_ids, seed=arguments.seed, purpose="response")
         return tokenizer.batch_decode(responses, skip_special_tokens=True)
 
     return respond
@@ -207,7 +196,9 @@ def check_positions(config: Any, arguments: ResponseArguments) -> None:
         )
 
 
-def vllm_responder(arguments: ResponseArguments, decoding: DecodingArguments, world: World) -> Responder:
+def vllm_responder(
+    arguments: ResponseArguments, decoding: DecodingArguments, tokenizer: PreTrainedTokenizerBase, world: World
+) -> Responder:
     """Generate with vLLM, in one process that uses the GPU by itself."""
     try:
         from vllm import LLM, SamplingParams
@@ -220,7 +211,6 @@ def vllm_responder(arguments: ResponseArguments, decoding: DecodingArguments, wo
         raise UserError(
             f"vLLM cannot do --no-repeat-ngram-size {decoding.no_repeat_ngram_size}: leave out that option, or --vllm"
         )
-    tokenizer = load_tokenizer(arguments.model_path)
     dtype = DTYPES[resolve_precision(arguments.precision, world.device)]
     length = arguments.max_prompt_length + arguments.max_new_tokens
     limits = {"dtype": str(dtype).removeprefix("torch."), "max_model_len": length}
@@ -229,8 +219,7 @@ def vllm_responder(arguments: ResponseArguments, decoding: DecodingArguments, wo
     except ValueError as error:
         raise UserError(f"vLLM cannot load {arguments.model_path}: {reason(error)}") from error
 
-    def respond(prompts: list[str], row_ids: list[int]) -> list[str]:
-        encoded = [encode_prompt(tokenizer, prompt, arguments.max_prompt_length) for prompt in prompts]
+    def respond(prompts: list[list[int]], row_ids: list[int]) -> list[str]:
         sampling = [
             SamplingParams(
                 temperature=decoding.temperature if decoding.do_sample else 0.0,
@@ -242,7 +231,7 @@ def vllm_responder(arguments: ResponseArguments, decoding: DecodingArguments, wo
             )
             for row in row_ids
         ]
-        answers = engine.generate([{"prompt_token_ids": ids} for ids in encoded], sampling)
+        answers = engine.generate([{"prompt_token_ids": ids} for ids in prompts], sampling)
         return [answer.outputs[0].text for answer in answers]
 
     return respond

@@ -10,87 +10,83 @@ data/sinst/11_/valid.jsonl and data/uinst/11_/valid.jsonl. `--dolly`, `--self-in
 
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_utils.errors import UserError, run_as_script
+from data_utils.errors import UserError, reason, run_as_script
 
 # isort: split
 
 from data_utils.files import atomic_file
+from data_utils.instructions import EVALUATION_SETS
 from tools.command_line import ToolParser
-from tools.hub import first_line, quiet_hub
 
-
-@dataclass(frozen=True)
-class InstructionSet:
-    """Where a set comes from and the files of its folder; `raw.jsonl` may stand in for train and dev."""
-
-    source: str
-    files: tuple[str, ...]
-
-    def missing(self, folder: Path) -> list[Path]:
-        """Return the files that training or evaluation would not find."""
-        replaced = ("train.jsonl", "dev.jsonl", "raw.jsonl") if (folder / "raw.jsonl").exists() else ("raw.jsonl",)
-        return [folder / name for name in self.files if name not in replaced and not (folder / name).exists()]
-
-
-INSTRUCTION_SETS = {
-    # folder and option name: hub id, files
-    "dolly": InstructionSet("MiniLLM/dolly", ("raw.jsonl", "train.jsonl", "dev.jsonl", "valid.jsonl")),
-    "self-inst": InstructionSet("MiniLLM/self-inst", ("valid.jsonl",)),
-    "vicuna": InstructionSet("MiniLLM/Vicuna", ("valid.jsonl",)),
-    "sinst": InstructionSet("MiniLLM/sinst", ("11_/valid.jsonl",)),
-    "uinst": InstructionSet("MiniLLM/uinst", ("11_/valid.jsonl",)),
+HUB_IDS = {
+    "dolly": "MiniLLM/dolly",
+    "self_inst": "MiniLLM/self-inst",
+    "vicuna": "MiniLLM/Vicuna",
+    "sinst": "MiniLLM/sinst",
+    "uinst": "MiniLLM/uinst",
 }
 
 
-def download(source: str, files: tuple[str, ...]) -> Path:
-    """Fetch these files of a hub data set, in whatever subfolder they lie, into the hub's cache: its folder there."""
-    from huggingface_hub import snapshot_download
+def files_of(name: str) -> tuple[str, list[str]]:
+    """Return the folder of a set, and the files in it: the test set, and of Dolly what to train on."""
+    folder, _, test_set = EVALUATION_SETS[name][0].partition("/")
+    return folder, ["raw.jsonl", "train.jsonl", "dev.jsonl", test_set] if name == "dolly" else [test_set]
 
+
+def missing_files(name: str, data_dir: Path) -> list[Path]:
+    """Return the files that training or evaluation would not find; `raw.jsonl` may replace train and dev."""
+    folder, files = files_of(name)
+    replaced = ("train.jsonl", "dev.jsonl") if (data_dir / folder / "raw.jsonl").exists() else ("raw.jsonl",)
+    needed = (data_dir / folder / file for file in files if file not in replaced)
+    return [path for path in needed if not path.exists()]
+
+
+def download(source: str, files: list[str]) -> Path:
+    """Fetch these files of a hub data set, in whatever subfolder they are; return their folder in the hub's cache."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()  # it reports its own retries; what fails in the end is still raised
     patterns = [pattern for name in files for pattern in (name, f"*/{name}")]
     return Path(snapshot_download(source, repo_type="dataset", allow_patterns=patterns))
 
 
-def fetch(data_set: InstructionSet, folder: Path) -> None:
+def fetch(name: str, source: str, data_dir: Path) -> None:
     """Put the missing files of a set into its folder, each complete or absent."""
-    snapshot = download(data_set.source, data_set.files)
-    for name in data_set.files:
-        found = sorted(snapshot.rglob(name), key=lambda path: (len(path.parts), path))
-        if found and not (folder / name).exists():
-            with atomic_file(folder / name) as temporary:
+    folder, files = files_of(name)
+    snapshot = download(source, files)
+    for file in files:
+        found = sorted(snapshot.rglob(file), key=lambda path: (len(path.parts), path))
+        if found and not (data_dir / folder / file).exists():
+            with atomic_file(data_dir / folder / file) as temporary:
                 shutil.copyfile(found[0], temporary)
-    if data_set.missing(folder):
-        raise FileNotFoundError(f"it has no {', '.join(path.name for path in data_set.missing(folder))}")
+    if missing := missing_files(name, data_dir):
+        raise FileNotFoundError(f"it has no {', '.join(path.name for path in missing)}")
 
 
 def main() -> None:
     parser = ToolParser(__doc__)
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of the sets' folders")
-    for name, data_set in INSTRUCTION_SETS.items():
-        parser.add_argument(f"--{name}", default=data_set.source, help="data set id on the hub")
+    for name, source in HUB_IDS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", default=source, help="data set id on the hub")
     options = parser.parse_args()
-    sources = {name.replace("_", "-"): value for name, value in vars(options).items()}
-    sets = {
-        options.data_dir / name: InstructionSet(sources[name], data_set.files)
-        for name, data_set in INSTRUCTION_SETS.items()
-    }
-    quiet_hub()
-    for folder, data_set in sets.items():
-        if not data_set.missing(folder):
-            print(f"{folder} stands already")
+    for name in HUB_IDS:
+        source, folder = getattr(options, name), options.data_dir / files_of(name)[0]
+        if not missing_files(name, options.data_dir):
+            print(f"{folder} exists already")
             continue
         try:
-            fetch(data_set, folder)
+            fetch(name, source, options.data_dir)
         except OSError as error:
-            missing = ", ".join(str(path) for folder, data_set in sets.items() for path in data_set.missing(folder))
+            missing = ", ".join(str(path) for other in HUB_IDS for path in missing_files(other, options.data_dir))
             raise UserError(
-                f"cannot fetch {data_set.source} ({first_line(error)}); missing {missing}: put these there by hand"
+                f"cannot fetch {source} ({reason(error)}); missing {missing}: put these there by hand"
             ) from error
-        print(f"{folder} fetched from {data_set.source}")
+        print(f"{folder} fetched from {source}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_utils.errors import UserError, run_as_script
+from data_utils.errors import UserError, reason, run_as_script
 
 # isort: split
 
@@ -22,13 +22,14 @@ from tqdm import tqdm
 from data_utils.corpus import document_line
 from data_utils.files import atomic_file
 from tools.command_line import ToolParser
-from tools.hub import first_line, quiet_hub
 
 
 def load_documents(data_set: str) -> Any:
     """Return the training split of a data set on the hub, whose rows have a `text`."""
     from datasets import load_dataset
+    from huggingface_hub.utils import logging
 
+    logging.set_verbosity_error()  # it reports its own retries; what fails in the end is still raised
     documents = load_dataset(data_set, split="train")
     if "text" not in documents.column_names:
         raise UserError(f"{data_set} has no column `text`, only {', '.join(documents.column_names)}")
@@ -42,14 +43,13 @@ def main() -> None:
     options = parser.parse_args()
     path = options.data_dir / "data.txt"
     if path.exists():
-        print(f"{path} stands already")
+        print(f"{path} exists already")
         return
-    quiet_hub()
     try:
         documents = load_documents(options.data_set)
     except OSError as error:
         raise UserError(
-            f"cannot fetch {options.data_set} ({first_line(error)}); missing {path}: put it there by hand, "
+            f"cannot fetch {options.data_set} ({reason(error)}); missing {path}: put it there by hand, "
             "one document per line, runs of newlines written <@x(x!>"
         ) from error
     with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as lines:

@@ -16,7 +16,7 @@ from data_utils.errors import UserError, run_as_script
 # isort: split
 
 from data_utils.files import atomic_folder
-from tools.command_line import ToolParser, require_replaceable
+from tools.command_line import ToolParser, positive, require_replaceable
 
 
 def read_lines(path: Path) -> list[str]:
@@ -28,8 +28,6 @@ def read_lines(path: Path) -> list[str]:
 
 def hold_out(data_dir: Path, num_test: int) -> dict[str, list[str]]:
     """Return the lines of the new train, dev and valid files."""
-    if num_test < 1:
-        raise UserError(f"--test-num must be at least 1, not {num_test}")
     train, dev = read_lines(data_dir / "train.jsonl"), read_lines(data_dir / "dev.jsonl")
     if (data_dir / "valid.jsonl").exists():
         return {"train": train, "dev": dev, "valid": read_lines(data_dir / "valid.jsonl")[:num_test]}
@@ -42,11 +40,11 @@ def main() -> None:
     parser = ToolParser(__doc__)
     parser.add_argument("--data-dir", type=Path, required=True, help="folder with train.jsonl and dev.jsonl")
     parser.add_argument("--output", type=Path, required=True, help="folder to write, replaced as one")
-    parser.add_argument("--test-num", type=int, default=100, help="rows of the test set")
+    parser.add_argument("--test-num", type=positive, default=100, help="rows of the test set")
     options = parser.parse_args()
     if options.output.resolve() == options.data_dir.resolve():
         raise UserError(
-            f"--output {options.output} is --data-dir: the raw data would be replaced, choose another folder"
+            f"--output {options.output} is --data-dir, whose raw data it would replace: choose another folder"
         )
     splits = hold_out(options.data_dir, options.test_num)
     ours = {path.name for path in options.output.glob("*")} <= {f"{split}.jsonl" for split in splits}

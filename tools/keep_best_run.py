@@ -29,7 +29,7 @@ def dev_score(run: Path) -> float:
     """Return the best validation score of a finished run, higher is better."""
     path = run / FINISHED
     if not path.is_file():
-        raise UserError(f"{run} is no finished run ({FINISHED} is missing): train it to its end first")
+        raise UserError(f"{run} is not a finished run ({FINISHED} is missing): train it to its end first")
     score = json.loads(path.read_text(encoding="utf-8"))["best"]
     if score is None:
         raise UserError(f"{run} was trained without --do-valid: there is no score to compare")
@@ -38,10 +38,8 @@ def dev_score(run: Path) -> float:
 
 def check_save(save: Path, runs: Sequence[Path]) -> None:
     """Raise if the copy would remove one of the runs, or something other than a finished run."""
-    place = save.resolve()
     for run in runs:
-        source = run.resolve()
-        if place.is_relative_to(source) or source.is_relative_to(place):
+        if save.resolve().is_relative_to(run.resolve()) or run.resolve().is_relative_to(save.resolve()):
             raise UserError(f"--save {save} is, holds or lies in {run} of --runs; choose a folder outside of all runs")
     require_replaceable("--save", save, (save / FINISHED).is_file(), "a finished run")
 
@@ -49,11 +47,8 @@ def check_save(save: Path, runs: Sequence[Path]) -> None:
 def main() -> None:
     parser = ToolParser(__doc__)
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="save folders of finished runs")
-    parser.add_argument(
-        "--save", type=Path, required=True, help="folder for the copy; a finished run there is replaced"
-    )
+    parser.add_argument("--save", type=Path, required=True, help="folder for the copy; replaces a finished run")
     options = parser.parse_args()
-
     check_save(options.save, options.runs)
     scores = {run: dev_score(run) for run in options.runs}
     best = max(scores, key=scores.__getitem__)

@@ -29,7 +29,7 @@ interval: the middle 95 % of 2,000 bootstrap resamples with two levels. Bold: it
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -44,15 +44,7 @@ from data_utils.files import atomic_file
 from data_utils.randomness import keyed_generator
 from distillm.run.header import git_commit
 from tools.command_line import ToolParser, named_folders
-from tools.evaluation_results import (
-    Row,
-    add_result_options,
-    check_same_prompts,
-    every_run,
-    mean_and_std,
-    open_rows,
-    spread_is_over_runs,
-)
+from tools.evaluation_results import Row, add_result_options, mean_and_std, open_rows, spread_is_over_runs
 from tools.training_records import training_lines
 
 RESAMPLES = 2000
@@ -66,11 +58,11 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def score_table(rows: Sequence[Row]) -> str:
     over_runs = spread_is_over_runs(rows)
-    lines = [[row.name, *(_score_cell(scores, over_runs) for scores in row.columns)] for row in rows]
-    return markdown_table(["ROUGE-L", *rows[0].runs[0].sets, "average"], lines)
+    lines = [[row.name, *(score_cell(scores, over_runs) for scores in row.columns.values())] for row in rows]
+    return markdown_table(["ROUGE-L", *rows[0].columns], lines)
 
 
-def _score_cell(scores: np.ndarray, over_runs: bool) -> str:
+def score_cell(scores: np.ndarray, over_runs: bool) -> str:
     mean, std = mean_and_std(scores, over_runs)
     return f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"
 
@@ -92,58 +84,43 @@ def run_weights(count: int) -> np.ndarray:
 
 def resampled_means(rows: Sequence[Row], data_name: str) -> np.ndarray:
     """Return every model's ROUGE-L on one set, as measured and resampled: `[1 + RESAMPLES, models]`."""
-    scores = paired_scores(rows, data_name)
-    count = len(scores)
+    scores = [row.scores[data_name].mean(1) for row in rows]  # of each model `[runs, test rows]`
+    count = scores[0].shape[1]
     generator = keyed_generator(0, f"bootstrap of {data_name}", count)
     # How often each test row is drawn; one draw serves all runs of all models, which is what pairs them.
-    draws = (generator.multinomial(count, np.full(count, 1 / count)) for _ in range(RESAMPLES))
-    means = np.stack([scores.mean(0), *(draw @ scores / count for draw in draws)])
-    counts = [len(row.runs) for row in rows]
-    of_models = np.split(means, np.cumsum(counts)[:-1], axis=1)
-    return np.stack(
-        [(run_weights(runs) * of_runs).sum(1) for runs, of_runs in zip(counts, of_models, strict=True)], axis=1
-    )
+    draws = generator.multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    weights = np.concatenate([np.ones((1, count)), draws]) / count
+    return np.stack([(run_weights(len(of_runs)) * (weights @ of_runs.T)).sum(1) for of_runs in scores], axis=1)
 
 
-def paired_scores(rows: Sequence[Row], data_name: str) -> np.ndarray:
-    """Return the mean over sampling seeds of every test row of a set, for every run: `[test rows, all runs]`."""
-    runs = every_run(rows)
-    columns = [run.row_scores(data_name).mean(0) for run in runs]
-    counts = {len(column): run.name for column, run in zip(columns, runs, strict=True)}
-    if len(counts) != 1:
-        several = " and ".join(f"{count} rows of {name}" for count, name in sorted(counts.items()))
-        raise UserError(f"{data_name}: {several} cannot be paired; evaluate all models on the same data")
-    check_same_prompts(runs, data_name)
-    return np.stack(columns, axis=1)
+def difference_table(rows: Sequence[Row], baseline: str, means: Mapping[str, np.ndarray]) -> str:
+    """Return the table of every other model's difference to a baseline; `means` are those of `resampled_means`."""
+    names = [row.name for row in rows]
+    first = names.index(baseline)
+    lines = [
+        [name, *(difference_cell(column[:, model] - column[:, first]) for column in means.values())]
+        for model, name in enumerate(names)
+        if model != first
+    ]
+    return markdown_table([f"minus {baseline}", *means], lines)
 
 
-def difference_tables(rows: Sequence[Row], baselines: Sequence[str]) -> list[str]:
-    """Return one table for each baseline: every other model's difference to it."""
-    sets, names = rows[0].runs[0].sets, [row.name for row in rows]
-    columns = [resampled_means(rows, data_name) for data_name in sets]
-    columns.append(np.mean(columns, axis=0))
-    tables = []
-    for baseline in baselines:
-        differences = [means - means[:, [names.index(baseline)]] for means in columns]
-        lines = [
-            [name, *(_difference_cell(column[:, model]) for column in differences)]
-            for model, name in enumerate(names)
-            if name != baseline
-        ]
-        tables.append(markdown_table([f"minus {baseline}", *sets, "average"], lines))
-    return tables
-
-
-def _difference_cell(differences: np.ndarray) -> str:
-    """Format the measured difference, which stands first, with the interval of the resampled ones."""
+def difference_cell(differences: np.ndarray) -> str:
+    """Format the measured difference, which comes first, with the interval of the resampled ones."""
     mean, (low, high) = differences[0], np.quantile(differences[1:], [0.025, 0.975])
     bold = "**" if low > 0 or high < 0 else ""
     return f"{bold}{mean:+.2f}{bold} [{low:+.2f}, {high:+.2f}]"
 
 
+def difference_tables(rows: Sequence[Row], baselines: Sequence[str]) -> list[str]:
+    means = {data_name: resampled_means(rows, data_name) for data_name in rows[0].scores}
+    means["average"] = np.mean(list(means.values()), axis=0)
+    return [difference_table(rows, baseline, means) for baseline in baselines]
+
+
 def first_line(rows: Sequence[Row], with_intervals: bool) -> str:
     """Say what a cell is, and what the table does not tell."""
-    seeds, counts = rows[0].runs[0].seeds, {row.name: len(row.runs) for row in rows}
+    seeds, counts = rows[0].seeds, {row.name: row.num_runs for row in rows}
     sampling = f"{len(seeds)} sampling seeds" if len(seeds) > 1 else f"sampling seed {seeds[0]}"
     if not spread_is_over_runs(rows):
         spread = f"mean ± standard deviation over {sampling}" if len(seeds) > 1 else sampling
@@ -165,19 +142,14 @@ def interval_line(rows: Sequence[Row]) -> str:
     )
 
 
-def document(rows: Sequence[Row], baselines: Sequence[str], title: str | None = None, notes: str = "") -> str:
-    """Return the Markdown text, except for how it was made."""
+def tables(rows: Sequence[Row], baselines: Sequence[str]) -> list[str]:
+    """Return the Markdown of all tables, each with the line that explains it."""
     names = [row.name for row in rows]
     unknown = [name for name in baselines if name not in names]
     if unknown:
         raise UserError(f"--baseline {unknown[0]!r} is no --row: choose from {', '.join(names)}")
-    parts = [f"# {title}\n"] if title else []
-    parts += [first_line(rows, bool(baselines)), score_table(rows)]
-    if baselines:
-        parts += [interval_line(rows), *difference_tables(rows, baselines)]
-    if notes:
-        parts.append(notes.strip() + "\n")
-    return "\n".join(parts)
+    scores = [first_line(rows, bool(baselines)), score_table(rows)]
+    return [*scores, interval_line(rows), *difference_tables(rows, baselines)] if baselines else scores
 
 
 def made_with(command: str, runs: dict[str, list[Path]]) -> str:
@@ -193,15 +165,14 @@ def main() -> None:
     parser.add_argument("--title", help="heading")
     parser.add_argument("--command", help="the command to show as the one that makes this; default: this one")
     parser.add_argument("--plot", help="image to show below the tables, as seen from the Markdown file")
-    parser.add_argument("--notes-file", type=Path, help="Markdown to put below the tables")
     parser.add_argument("--save", type=Path, required=True, help="Markdown file to write")
     options = parser.parse_args()
     rows = open_rows(named_folders("--row", options.row), options.data_names, options.seeds, options.max_length)
-    notes = options.notes_file.read_text(encoding="utf-8") if options.notes_file else ""
-    if options.plot:
-        notes = f"![ROUGE-L, and validation while training]({options.plot})\n\n{notes}"
-    text = document(rows, options.baseline, options.title, notes)
-    text += made_with(options.command or shlex.join(["python3", *sys.argv]), named_folders("--run", options.run))
+    parts = [f"# {options.title}\n"] if options.title else []
+    parts += tables(rows, options.baseline)
+    parts += [f"![ROUGE-L, and validation while training]({options.plot})\n"] if options.plot else []
+    command = options.command or shlex.join(["python3", *sys.argv])
+    text = "\n".join(parts) + made_with(command, named_folders("--run", options.run))
     with atomic_file(options.save) as temporary:
         temporary.write_text(text, encoding="utf-8")
     print(text)

@@ -31,15 +31,8 @@ from data_utils.indexed_dataset import IndexedDatasetWriter, separator, token_dt
 from data_utils.instructions import Record, iterate_jsonl, references
 from data_utils.prompts import encode_example, encode_prompt, prompt_of
 from data_utils.store_meta import vocabulary_size
-from tools.processing import (
-    map_in_order,
-    positive,
-    processing_parser,
-    store_folder,
-    summary,
-    tokenizer_of,
-    write_meta,
-)
+from tools.command_line import positive
+from tools.processing import map_in_order, processing_parser, store_folder, summary, tokenizer_of, write_meta
 
 
 @dataclass(frozen=True)
@@ -71,19 +64,19 @@ class Counts:
     truncated_responses: int = 0
 
 
-def read_split(path: Path, start: int | None, stop: int | None) -> list[Source]:
-    """Return the records `start:stop` of a file; at least one, or it is an error."""
-    numbered = islice(iterate_jsonl(path), start, stop)
+def read_split(path: Path, first: int, count: int | None) -> list[Source]:
+    """Return `count` records of a file (None: all) from number `first` on; at least one, or it is an error."""
+    numbered = islice(islice(iterate_jsonl(path), first, None), count)
     sources = [Source(f"{path}:{number}", record) for number, record in numbered]
     if not sources:
-        raise UserError(f"{path} has no record from row {start or 0} on: give more data, or a smaller --dev-num")
+        raise UserError(f"{path} has no record from row {first} on: give more data, or a smaller --dev-num")
     return sources
 
 
 def read_sources(
     data_dir: Path, train_num: int | None, dev_num: int | None
 ) -> tuple[list[Path], dict[str, list[Source]]]:
-    """Return the files that were read, and the records of each split."""
+    """Return the files that were read, and the records of each split; a number that is None means all rows."""
     train, dev, raw = (data_dir / f"{name}.jsonl" for name in ("train", "dev", "raw"))
     if train.exists() and dev.exists():
         return [train, dev], {"train": read_split(train, 0, train_num), "valid": read_split(dev, 0, dev_num)}
@@ -92,30 +85,23 @@ def read_sources(
         raise UserError(f"missing {missing}: {data_dir} needs train.jsonl and dev.jsonl, or raw.jsonl")
     if dev_num is None:
         raise UserError(f"--dev-num -1 makes all of {raw} validation rows: give their number")
-    last = None if train_num is None else dev_num + train_num
-    return [raw], {"train": read_split(raw, dev_num, last), "valid": read_split(raw, 0, dev_num)}
+    return [raw], {"train": read_split(raw, dev_num, train_num), "valid": read_split(raw, 0, dev_num)}
 
 
 def encode_source(source: Source, tokenizer: Any, max_prompt_length: int, max_length: int) -> Example:
     """Encode one record, with the first of its references as response."""
-    prompt_text = prompt_of(source.record)
-    prompt, response = encode_example(tokenizer, prompt_text, references(source.record)[0], max_prompt_length)
-    if len(prompt) >= max_length:
+    record, text = source.record, prompt_of(source.record)
+    prompt, response = encode_example(tokenizer, text, references(record)[0], max_prompt_length)
+    room = max_length - len(prompt)  # no training reads more
+    if room <= 0:
         raise UserError(
             f"{source.place}: a prompt of {len(prompt)} ids leaves no response token within --max-length "
             f"{max_length}: lower --max-prompt-length {max_prompt_length}"
         )
     # only a prompt of exactly the limit may have been cut
-    prompt_is_cut = len(prompt) == max_prompt_length and prompt != encode_prompt(tokenizer, prompt_text, sys.maxsize)
-    record = source.record
-    fields = {
-        "instruction": record["instruction"],
-        "input": record.get("input") or "",
-        "output": record["output"],
-    }
-    room = max_length - len(prompt)  # no training reads more
-    response_is_cut = len(response) > room
-    return Example({**fields, "prompt": prompt_text}, prompt, response[:room], prompt_is_cut, response_is_cut)
+    prompt_is_cut = len(prompt) == max_prompt_length and prompt != encode_prompt(tokenizer, text, sys.maxsize)
+    given = {"instruction": record["instruction"], "input": record.get("input") or "", "output": record["output"]}
+    return Example({**given, "prompt": text}, prompt, response[:room], prompt_is_cut, len(response) > room)
 
 
 def write_split(folder: Path, split: str, examples: Iterable[Example], dtype: Any) -> Counts:

@@ -55,14 +55,13 @@ def cut(documents: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
             waiting, num_waiting = [tokens[complete:]], num_waiting - complete
 
 
-def num_dev_chunks(num_chunks: int, train_num: int | None, dev_num: int | None) -> int:
-    """Return how many of the first chunks are for validation."""
-    if train_num is not None and dev_num is not None and num_chunks >= train_num + dev_num:
-        return dev_num
+def num_dev_chunks(num_chunks: int, dev_num: int | None, wanted: int | None) -> int:
+    """Return how many of the first chunks are for validation; `wanted` are there if the corpus is large enough."""
     share = max(1, num_chunks // SMALL_CORPUS_SHARE)
-    if dev_num is None or dev_num <= share:
-        return dev_num or share
-    print(f"{num_chunks:,} chunks are few for --dev-num {dev_num:,}: validation gets {share:,} of them")
+    if dev_num is not None and (dev_num <= share or num_chunks == wanted):
+        return dev_num
+    if dev_num is not None:
+        print(f"{num_chunks:,} chunks are few for --dev-num {dev_num:,}: validation gets {share:,} of them")
     return share
 
 
@@ -76,9 +75,8 @@ def read_chunks(options: Any, source: Path, tokenizer: Any, dtype: np.dtype) -> 
     chunks = list(islice(bar, wanted))
     if len(chunks) < 2:
         raise UserError(f"{source} has {len(chunks)} chunks of {options.max_length} tokens, two are needed: add text")
-    num_dev = num_dev_chunks(len(chunks), train_num, dev_num)
-    last = None if train_num is None else num_dev + train_num
-    return {"train": chunks[num_dev:last], "valid": chunks[:num_dev]}
+    num_dev = num_dev_chunks(len(chunks), dev_num, wanted)
+    return {"train": chunks[num_dev:][:train_num], "valid": chunks[:num_dev]}
 
 
 def write_split(prefix: Path, chunks: list[np.ndarray], dtype: np.dtype) -> dict[str, int]:

@@ -2,20 +2,19 @@
 
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from itertools import islice
 from multiprocessing import Pool
 from pathlib import Path
 from typing import Any, TypeVar
 
-from data_utils.errors import STOP_SIGNALS, UserError
+from data_utils.errors import STOP_SIGNALS
 from data_utils.files import atomic_folder, write_json
 from data_utils.store_meta import META_NAME, describe_tokenizer, file_hash
 from distillm.models.checks import check_model_type
 from distillm.models.loading import load_tokenizer
-from tools.command_line import ToolParser
+from tools.command_line import ToolParser, positive, require_replaceable
 
 SPLITS = ("train", "valid")
 STORE_FILES = {f"{split}{ending}" for split in SPLITS for ending in ("_0.bin", "_0.idx", ".jsonl")} | {META_NAME}
@@ -23,14 +22,6 @@ BLOCK, CHUNK = 8192, 64  # items handed out before waiting for all of them; item
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-def positive(text: str) -> int:
-    """Parse a number from 1 on."""
-    value = int(text)
-    if not 1 <= value <= sys.maxsize:
-        raise ValueError
-    return value
 
 
 def count_or_all(text: str) -> int | None:
@@ -90,23 +81,15 @@ def _do_work(item: Any) -> Any:
     return _work(item)
 
 
-@contextmanager
-def store_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder that replaces `path` at the end, if `path` is nothing but an older store."""
-    names = {entry.name for entry in path.iterdir()} if path.exists() else set()
-    foreign = names - STORE_FILES
-    if foreign or (names and "train_0.idx" not in names):
-        raise UserError(f"{path} holds {min(foreign or names)!r} and is no store to replace: choose another folder")
-    with atomic_folder(path) as folder:
-        yield folder
+def store_folder(path: Path) -> AbstractContextManager[Path]:
+    """Return a temporary folder that replaces `path` at the end, if `path` is nothing but an older store."""
+    names = {entry.name for entry in path.glob("*")}
+    require_replaceable("--processed-data-dir", path, "train_0.idx" in names and names <= STORE_FILES, "a token store")
+    return atomic_folder(path)
 
 
 def write_meta(
-    folder: Path,
-    options: Any,
-    tokenizer: Any,
-    sources: Iterable[Path],
-    splits: Mapping[str, Mapping[str, int]],
+    folder: Path, options: Any, tokenizer: Any, sources: Iterable[Path], splits: Mapping[str, Mapping[str, int]]
 ) -> None:
     """Write `meta.json`: tokenizer, lengths, hashes of the source files, counts of each split."""
     lengths = {name: value for name, value in vars(options).items() if name.endswith("_length")}

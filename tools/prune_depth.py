@@ -3,7 +3,7 @@
     python3 tools/prune_depth.py --model-path HuggingFaceTB/SmolLM2-135M-Instruct --num-layers 10 --save small
 
 Works for every Hugging Face causal LM whose blocks are in one list. The result is an ordinary model folder
-with the tokenizer; it is loaded once, and its key-value cache tried, before it appears under its name.
+with the tokenizer; it is loaded and run once before it appears under its name.
 """
 
 import sys
@@ -23,13 +23,7 @@ from tools.command_line import ToolParser
 from tools.model_folder import DTYPES, require_new_folder, write_model_folder
 
 # Configuration entries with one value per block.
-PER_LAYER_FIELDS = (
-    "layer_types",
-    "mlp_layer_types",
-    "layers_block_type",
-    "no_rope_layers",
-    "attention_layers",
-)
+PER_LAYER_FIELDS = ("layer_types", "mlp_layer_types", "layers_block_type", "no_rope_layers", "attention_layers")
 
 
 def kept_layers(num_layers: int, num_kept: int) -> list[int]:
@@ -53,19 +47,13 @@ def pruned_config(config: PretrainedConfig, kept: list[int]) -> PretrainedConfig
 
 def prune_depth(model: PreTrainedModel, kept: list[int]) -> PreTrainedModel:
     """Return a new model with the `kept` blocks of `model`; all other weights are copied."""
-    blocks = find_blocks(model, model.config.num_hidden_layers)
-    prefix = next(name for name, module in model.named_modules() if module is blocks) + "."
-    new_index = {str(layer): str(index) for index, layer in enumerate(kept)}
-    weights = {}
-    for name, tensor in model.state_dict().items():
-        if name.startswith(prefix):
-            layer, _, rest = name.removeprefix(prefix).partition(".")
-            if layer not in new_index:
-                continue
-            name = f"{prefix}{new_index[layer]}.{rest}"
-        weights[name] = tensor
     config = pruned_config(model.config, kept)
     pruned = AutoModelForCausalLM.from_config(config, dtype=model.dtype, trust_remote_code=False)
+    blocks = find_blocks(model, model.config.num_hidden_layers)
+    prefix = next(name for name, module in model.named_modules() if module is blocks)
+    weights = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(f"{prefix}.")}
+    for index, layer in enumerate(kept):
+        weights |= {f"{prefix}.{index}.{name}": tensor for name, tensor in blocks[layer].state_dict().items()}
     pruned.load_state_dict(weights)
     if model.generation_config is not None:
         pruned.generation_config = model.generation_config
@@ -76,7 +64,7 @@ def main() -> None:
     parser = ToolParser(__doc__)
     parser.add_argument("--model-path", required=True, help="folder or hub id of the model to copy")
     parser.add_argument("--num-layers", type=int, required=True, help="blocks to keep, at least 2")
-    parser.add_argument("--save", required=True, help="new folder for the smaller model")
+    parser.add_argument("--save", type=Path, required=True, help="new folder for the smaller model")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the saved weights")
     arguments = parser.parse_args()
     require_new_folder(arguments.save)

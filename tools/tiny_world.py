@@ -1,4 +1,4 @@
-"""An invented little world: its words, its people, and the random choices made in it."""
+"""An invented little world: its words, its people, what can be said of them, and the random choices made in it."""
 
 import itertools
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 WORDS: dict[str, list[str]] = {
     "fruits": ["apples", "cherries", "figs", "grapes", "lemons", "melons", "pears", "plums"],
-    "animals": ["badgers", "foxes", "hares", "herons", "moles", "rabbits", "ravens", "wolves"],
+    "animals": ["badgers", "beavers", "hares", "herons", "lizards", "moles", "rabbits", "ravens"],
     "colours": ["black", "blue", "brown", "green", "grey", "red", "white", "yellow"],
     "tools": ["axes", "brushes", "drills", "hammers", "knives", "ladders", "ropes", "saws"],
     "instruments": ["bells", "drums", "fiddles", "flutes", "harps", "horns", "lutes", "pipes"],
@@ -19,58 +19,22 @@ WORDS: dict[str, list[str]] = {
     "towns": ["Aldra", "Brono", "Cavel", "Dunmere", "Eskby", "Farrow", "Galdin", "Hexley"],
     "jobs": ["bakers", "brewers", "doctors", "farmers", "millers", "sailors", "smiths", "weavers"],
 }
-IRREGULAR = {
-    "cherries": "cherry",
-    "foxes": "fox",
-    "wolves": "wolf",
-    "axes": "axe",
-    "brushes": "brush",
-    "knives": "knife",
-    "scarves": "scarf",
-}
-LISTABLE = ["fruits", "animals", "colours", "tools", "instruments", "clothes"]
-OPPOSITES = [
-    ("big", "small"),
-    ("old", "young"),
-    ("hot", "cold"),
-    ("fast", "slow"),
-    ("happy", "sad"),
-    ("rich", "poor"),
-    ("loud", "quiet"),
-    ("near", "far"),
-    ("high", "low"),
-    ("strong", "weak"),
-    ("early", "late"),
-    ("hard", "soft"),
-]
-PAST = {
-    "bakes": "baked",
-    "walks": "walked",
-    "buys": "bought",
-    "sees": "saw",
-    "finds": "found",
-    "sells": "sold",
-    "likes": "liked",
-    "loses": "lost",
-    "brings": "brought",
-    "keeps": "kept",
-    "makes": "made",
-    "wants": "wanted",
-}
+TOPICS = list(WORDS)
 TRAITS = ["kind", "brave", "shy", "clever", "calm", "proud", "merry", "gentle"]
 BEGINNINGS = ["Ba", "De", "Fi", "Jo", "Ka", "Lu", "Mi", "Ne", "Ro", "Su"]
 ENDINGS = ["bel", "dan", "gor", "lin", "mar", "nis", "rik", "vo"]
 NAMES = [beginning + ending for beginning, ending in itertools.product(BEGINNINGS, ENDINGS)]
-NUMBERS = ["none", "one", "two", "three", "four", "five", "six"]
 
-
-def singular(word: str) -> str:
-    return IRREGULAR.get(word, word[:-1])
-
-
-def listing(words: Sequence[str]) -> str:
-    """Return "a", "a and b" or "a, b and c"."""
-    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
+# What can be said of a person: its name in a question, and two ways to state it, the first of them in answers.
+FACTS = [
+    ("animal", "{name} is a {animal}.", "{name} was born as a {animal}."),
+    ("favourite colour", "{name} wears {colour} clothes.", "The favourite colour of {name} is {colour}."),
+    ("home town", "{name} lives in {town}.", "The home of {name} is in {town}."),
+    ("job", "{name} works as a {job}.", "The job of {name} is that of a {job}."),
+    ("favourite food", "{name} likes to eat {fruit}.", "The favourite food of {name} is {fruit}."),
+    ("instrument", "{name} plays the {instrument}.", "At night {name} plays the {instrument}."),
+    ("best friend", "{name} is a friend of {friend}.", "The best friend of {name} is {friend}."),
+]
 
 
 @dataclass(frozen=True)
@@ -85,6 +49,13 @@ class Person:
     trait: str
     friend: str
 
+    def fill(self, sentence: str) -> str:
+        """Return a sentence with what it says in braces about this person."""
+        return sentence.format(**vars(self))
+
+
+World = dict[str, Person]
+
 
 class Draw:
     """Random choices of one example; `unseen` picks the combinations no other set may contain."""
@@ -93,11 +64,15 @@ class Draw:
         self.generator = generator
         self.unseen = unseen
 
+    def number(self, low: int, high: int) -> int:
+        """Return a whole number from `low` to `high`, both included."""
+        return int(self.generator.integers(low, high + 1))
+
     def one(self, options: Sequence[T]) -> T:
-        return options[int(self.generator.integers(len(options)))]
+        return options[self.number(0, len(options) - 1)]
 
     def some(self, options: Sequence[T], count: int) -> list[T]:
-        """Return `count` different options in random order."""
+        """Return `count` different options, or all if there are fewer, in random order."""
         return [options[i] for i in self.generator.permutation(len(options))[:count]]
 
     def pair(self, wordings: Sequence[str], topics: Sequence[T]) -> tuple[str, T]:
@@ -110,48 +85,18 @@ class Draw:
         return self.one(combinations)
 
 
-def make_people(generator: np.random.Generator) -> dict[str, Person]:
-    """Return the inhabitants; nobody is their own friend."""
+def make_people(generator: np.random.Generator) -> World:
+    """Return the inhabitants by name; nobody is their own friend."""
     draw = Draw(generator)
     people = {}
     for name in NAMES:
-        topics = ("animals", "colours", "towns", "jobs", "fruits", "instruments")
-        animal, colour, town, job, fruit, instrument = (draw.one(WORDS[topic]) for topic in topics)
+        animal, job, instrument = (draw.one(WORDS[topic])[:-1] for topic in ("animals", "jobs", "instruments"))
+        colour, town, fruit = (draw.one(WORDS[topic]) for topic in ("colours", "towns", "fruits"))
         friend = draw.one([other for other in NAMES if other != name])
-        people[name] = Person(
-            name,
-            singular(animal),
-            colour,
-            town,
-            singular(job),
-            fruit,
-            singular(instrument),
-            draw.one(TRAITS),
-            friend,
-        )
+        people[name] = Person(name, animal, colour, town, job, fruit, instrument, draw.one(TRAITS), friend)
     return people
 
 
-# ---- what can be said of a person; used by answers and by the corpus -----------------------------
-
-FACTS: dict[str, list[str]] = {
-    "animal": ["{0.name} is a {0.animal}.", "{0.name} was born as a {0.animal}."],
-    "colour": ["{0.name} wears {0.colour} clothes.", "The favourite colour of {0.name} is {0.colour}."],
-    "town": ["{0.name} lives in {0.town}.", "The home of {0.name} is in {0.town}."],
-    "job": ["{0.name} works as a {0.job}.", "The job of {0.name} is that of a {0.job}."],
-    "fruit": ["{0.name} likes to eat {0.fruit}.", "The favourite food of {0.name} is {0.fruit}."],
-    "instrument": ["{0.name} plays the {0.instrument}.", "At night {0.name} plays the {0.instrument}."],
-    "friend": ["{0.name} is a friend of {0.friend}.", "The best friend of {0.name} is {0.friend}."],
-}
-ASPECTS = list(FACTS)
-QUESTIONS = {
-    "animal": "animal",
-    "colour": "favourite colour",
-    "town": "home town",
-    "job": "job",
-    "fruit": "favourite food",
-    "instrument": "instrument",
-    "friend": "best friend",
-}
-
-World = dict[str, Person]
+def listing(words: Sequence[str]) -> str:
+    """Return "a", "a and b" or "a, b and c"."""
+    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]

@@ -1,24 +1,18 @@
 """Say how models were trained, according to the records in their save folders."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from data_utils.errors import UserError
-from distillm.run.identity import RECORD
+from distillm.run.identity import RECORD, read_header
 
 
 def how_trained(record: Path) -> str:
     """Return commit, precision and number of processes of one training."""
-    try:
-        header = json.loads(record.read_bytes())
-        arguments = header["arguments"]
-        rows = arguments["batch_size"] * arguments["gradient_accumulation_steps"]
-        processes = header["global_batch_size"] // rows
-        commit, precision = header["commit"] or "unknown", header["precision"]
-    except (ValueError, KeyError, TypeError, ZeroDivisionError):
-        raise UserError(f"{record} is no record of a training; train again") from None
-    return f"at commit {commit} in {precision} on {processes} process{'es' if processes > 1 else ''}"
+    header = read_header(record, "train again")
+    arguments = header["arguments"]
+    processes = header["global_batch_size"] // (arguments["batch_size"] * arguments["gradient_accumulation_steps"])
+    where = f"{processes} process{'es' if processes > 1 else ''}"
+    return f"at commit {header['commit'] or 'unknown'} in {header['precision']} on {where}"
 
 
 def training_lines(runs: Mapping[str, Sequence[Path]]) -> list[str]:

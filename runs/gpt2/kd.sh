@@ -3,4 +3,4 @@
 set -euo pipefail
 source "$(dirname "$0")/../../scripts/gpt2/common.sh"
 
-run_rows "Teacher" "SFT" "KD" -- "$@"
+run_rows "Teacher, SFT, KD" "$@"

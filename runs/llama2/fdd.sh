@@ -3,4 +3,4 @@
 set -euo pipefail
 source "$(dirname "$0")/../../scripts/llama2/common.sh"
 
-run_rows "Teacher" "SFT" "FDD" -- "$@"
+run_rows "Teacher, SFT, FDD" "$@"

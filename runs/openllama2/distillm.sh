@@ -3,4 +3,4 @@
 set -euo pipefail
 source "$(dirname "$0")/../../scripts/openllama2/common.sh"
 
-run_rows "Teacher" "SFT" "DistiLLM" -- "$@"
+run_rows "Teacher, SFT, DistiLLM" "$@"

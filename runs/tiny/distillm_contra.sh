@@ -3,4 +3,4 @@
 set -euo pipefail
 source "$(dirname "$0")/../../scripts/tiny/common.sh"
 
-run_rows "Teacher" "SFT" "DistiLLM" "DistiLLM + CONTRA" -- "$@"
+run_rows "Teacher, SFT, DistiLLM, DistiLLM + CONTRA" "$@"

@@ -3,4 +3,4 @@
 set -euo pipefail
 source "$(dirname "$0")/../../scripts/tiny/common.sh"
 
-run_rows "Teacher" "SFT" "FDD" "FDD + CONTRA" -- "$@"
+run_rows "Teacher, SFT, FDD, FDD + CONTRA" "$@"

@@ -9,19 +9,20 @@ STUDENT_BASE="${STUDENT_BASE:-gpt2}"
 MODEL_TYPE=gpt2
 source "$(dirname "${BASH_SOURCE[0]}")/../defaults.sh"
 
-DISTILLATION_OPTIONS=(
+DISTILLATION+=(
   --batch-size 16
   --gradient-accumulation-steps 1
   --eval-batch-size 64
   --lr 5e-4
   --epochs 20
 )
-FIELD_OPTIONS=(
+FIELD+=(
   --eval-batch-size 32
   --lr 5e-4
   --epochs 3
 )
 
+part student init/gpt2-base init/init_base.sh
 row "Teacher" sft/gpt2-xlarge sft/sft_xlarge.sh
 row "SFT" sft/gpt2-base sft/sft_base.sh
 row "KD" kd/base kd/kd_base.sh teacher
@@ -33,28 +34,26 @@ row "FDD + CONTRA" contra/fdd/base fdd/contra_base.sh teacher student velocity_f
 row "DistiLLM-2" distillm2/v2_base distillm2/distillm2_v2_base.sh teacher student pairs
 row "DistiLLM-2 + CONTRA" contra/distillm2/0.1B_1.5B distillm2/contra_0.1B_1.5B.sh teacher student pairs pair_velocity_field
 
-prepare_student() {
-  once "$TRAIN/init/gpt2-base" init/init_base.sh "$@"
-}
-
 # ablate NAME VARIABLE OPTION...: DistiLLM + CONTRA once more for each of VALUES, each with a velocity field of its own.
 ablate() {
-  local value
-  start_run Teacher SFT DistiLLM -- "${@:3}"
+  local value seed
+  start_run "Teacher, SFT, DistiLLM" "${@:3}"
   needed student || die "ROWS: an ablation needs DistiLLM"
-  each_seed ablate_values "$@"
   for value in $VALUES; do
+    export "$2=$value"
+    for seed in ${SEEDS:-$OWN_SEED}; do
+      use_seed "$seed"
+      ablate_value "$1/$value" "${@:3}" "${SEED_OPTIONS[@]}"
+    done
     row "CONTRA, $1 $value" "ablation/$1/$value" ""
     CHOSEN+=("CONTRA, $1 $value")
   done
   report
 }
 
-ablate_values() {
-  local value
-  for value in $VALUES; do
-    local -x "$2=$value" VELOCITY_FIELD_PATH="$TRAIN/velocity_field/$1/$value"
-    once "$VELOCITY_FIELD_PATH" train_velocity_field.sh "${@:3}" "${SEED_OPTIONS[@]}"
-    SAVE_PATH="$TRAIN/ablation/$1/$value" step distillm/contra_0.1B_1.5B.sh "${@:3}" "${SEED_OPTIONS[@]}"
-  done
+# ablate_value NAME/VALUE OPTION...: the velocity field, and the student that follows it.
+ablate_value() {
+  local -x VELOCITY_FIELD_PATH="$TRAIN/velocity_field/$1"
+  once "$VELOCITY_FIELD_PATH" train_velocity_field.sh "${@:2}"
+  SAVE_PATH="$TRAIN/ablation/$1" step distillm/contra_0.1B_1.5B.sh "${@:2}"
 }

@@ -7,4 +7,4 @@ CKPT="${CKPT:-$TRAIN/init/gpt2-base}"
 TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/gpt2-xlarge}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/velocity_field}"
 
-train_velocity_field --batch-size 8 "$@"
+train train_velocity_field.py "${FIELD[@]}" --batch-size 8 "$@"

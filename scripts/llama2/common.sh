@@ -13,7 +13,7 @@ VELOCITY_D_MODEL="${VELOCITY_D_MODEL:-3200}"
 source "$(dirname "${BASH_SOURCE[0]}")/../defaults.sh"
 source "$(dirname "${BASH_SOURCE[0]}")/../lora.sh"
 
-PAIR_OPTIONS+=(
+PAIRS+=(
   --generate-sgo-interval 4
   --seed 31
 )

@@ -9,24 +9,21 @@ STUDENT_BASE="${STUDENT_BASE:-Qwen/Qwen2.5-0.5B}"
 MODEL_TYPE=qwen2
 source "$(dirname "${BASH_SOURCE[0]}")/../defaults.sh"
 
-FAMILY_OPTIONS=(
+TRAINING+=(
   --batch-size 16
   --eval-batch-size 32
 )
-DISTILLATION_OPTIONS=(
+DISTILLATION+=(
   --lr 2e-5
   --epochs 10
 )
-FIELD_OPTIONS=(
+FIELD+=(
   --lr 5e-4
   --epochs 3
 )
 
+part student init/qwen2.5-0.5B init/init_0.5B.sh
 row "Teacher" sft/qwen2.5-1.5B sft/sft_1.5B.sh
 row "SFT" sft/qwen2.5-0.5B sft/sft_0.5B.sh
 row "DistiLLM" distillm/0.5B_1.5B distillm/train_0.5B_1.5B.sh teacher student
 row "DistiLLM + CONTRA" contra/distillm/0.5B_1.5B distillm/contra_0.5B_1.5B.sh teacher student velocity_field
-
-prepare_student() {
-  once "$TRAIN/init/qwen2.5-0.5B" init/init_0.5B.sh "$@"
-}

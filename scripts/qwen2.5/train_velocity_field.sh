@@ -7,4 +7,4 @@ CKPT="${CKPT:-$TRAIN/init/qwen2.5-0.5B}"
 TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/qwen2.5-1.5B}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/velocity_field}"
 
-train_velocity_field "$@"
+train train_velocity_field.py "${FIELD[@]}" "$@"

@@ -34,20 +34,22 @@ source "$(dirname "${BASH_SOURCE[0]}")/../defaults.sh"
 
 STUDENT_BASE="${STUDENT_BASE:-$TRAIN/base/smollm2-64M}"
 EVALUATION_SETS=dolly
-FAMILY_OPTIONS=(
+TRAINING+=(
   --train-num "$TRAIN_ROWS"
   --batch-size 8
   --eval-batch-size 32
 )
-DISTILLATION_OPTIONS=(
+DISTILLATION+=(
   --lr 5e-4
   --epochs "$EPOCHS"
 )
-FIELD_OPTIONS=(
+FIELD+=(
   --lr 5e-4
   --epochs "$FIELD_EPOCHS"
 )
 
+STUDENT_BASE_SCRIPT=pretrain/heal_student.sh
+part student init/smollm2-64M init/init_student.sh
 row "Teacher" sft/smollm2-135M sft/sft_teacher.sh
 row "SFT" sft/smollm2-64M sft/sft_student.sh
 row "DistiLLM" distillm/64M_135M distillm/train.sh teacher student
@@ -63,12 +65,4 @@ prepare_data() {
     on_first_node step tools/process_data_pretrain.sh
   fi
   once_on_first_node "$PRUNED_BASE" tools/prune_student.sh
-}
-
-prepare_student_base() {
-  once "$STUDENT_BASE" pretrain/heal_student.sh "$@"
-}
-
-prepare_student() {
-  once "$TRAIN/init/smollm2-64M" init/init_student.sh "$@"
 }

@@ -7,4 +7,4 @@ CKPT="${CKPT:-$TRAIN/init/smollm2-64M}"
 TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/smollm2-135M}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/velocity_field}"
 
-train_velocity_field "$@"
+train train_velocity_field.py "${FIELD[@]}" "$@"

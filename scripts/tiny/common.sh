@@ -30,23 +30,25 @@ source "$(dirname "${BASH_SOURCE[0]}")/../defaults.sh"
 
 TEACHER_BASE="${TEACHER_BASE:-$TRAIN/base/teacher}"
 STUDENT_BASE="${STUDENT_BASE:-$TRAIN/base/student}"
-FAMILY_OPTIONS=(
+TRAINING+=(
   --batch-size 32
   --eval-batch-size 256
 )
-DISTILLATION_OPTIONS=(
+DISTILLATION+=(
   --lr 4e-3
   --epochs 26
 )
-FIELD_OPTIONS=(
+FIELD+=(
   --lr 2e-3
   --epochs 3
 )
-ON_POLICY_OPTIONS+=(
+ON_POLICY+=(
   --init-threshold 0.3 # all three kinds of rows occur in a short run
 )
 
-SIDE_BY_SIDE=together
+SIDE_BY_SIDE=true
+STUDENT_BASE_SCRIPT=pretrain/student.sh
+part student init/student init/init_student.sh
 row "Teacher" sft/teacher train_teacher
 row "SFT" sft/student train_baseline
 row "DistiLLM" distillm/student distillm/train.sh teacher student
@@ -67,14 +69,6 @@ prepare_data() {
 train_teacher() {
   once "$TEACHER_BASE" pretrain/teacher.sh "$@"
   step sft/sft_teacher.sh "$@"
-}
-
-prepare_student_base() {
-  once "$STUDENT_BASE" pretrain/student.sh "$@"
-}
-
-prepare_student() {
-  once "$TRAIN/init/student" init/init_student.sh "$@"
 }
 
 # SFT is the best of three learning rates on the dev set.

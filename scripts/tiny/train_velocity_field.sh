@@ -7,4 +7,4 @@ CKPT="${CKPT:-$TRAIN/init/student}"
 TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/teacher}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/velocity_field}"
 
-train_velocity_field "$@"
+train train_velocity_field.py "${FIELD[@]}" "$@"

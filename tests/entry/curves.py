@@ -1,34 +1,44 @@
 """Runs without dropout, however split over processes and micro-batches, and how far two of them lie apart."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from distillm.models.generation import KeyedSampling
-from tests.entry.every_method import METHODS, options_of
+from tests.entry.every_method import FIELDS, METHODS, command_of
 
 ROWS_PER_STEP, STEPS_PER_EPOCH = 8, 3  # 26 rows
 SAME_GRADIENT, SAME_CURVE = 1e-6, 1e-4  # relative; fp32 sums in another order
 SMALLEST = 1e-2  # numbers below it are compared absolutely
 
 
-def steady_run(
+def steady_command(
     world: Any, pairs: Path, name: str, save: Path, processes: int = 1, accumulation: int = 1, more: Sequence[Any] = ()
-) -> list[str]:
-    """Return the options of a method's run in which no mask is drawn, and every term, case and refresh occurs."""
+) -> tuple[Callable[[], None], list[str]]:
+    """Return script and options of a run in which no mask is drawn, and every term, case and refresh occurs.
+
+    A new velocity field has dropout, which only `without_dropout` turns off.
+    """
     words = ["--batch-size", ROWS_PER_STEP // processes // accumulation, "--gradient-accumulation-steps", accumulation]
     words += ["--precision", "fp32", "--log-interval", 1, "--lr", 1e-3, "--epochs", 2]
-    words += ["--dev-num", 5, "--eval-batch-size", 2]
-    method, needs = METHODS[name]
-    if "--peft" in needs:
-        words += ["--peft-lora-dropout", 0]
-    if method.startswith(("adaptive", "mixed")):
-        words += ["--capacity", 16]  # two steps' rows
-    if "contra" in method:
-        words += ["--velocity-field-path", world.steady_field]
-    return options_of(world, pairs, name, save, *words, *more, student=world.steady_student)
+    if name not in FIELDS:
+        method, needs = METHODS[name]
+        words += ["--dev-num", 5, "--eval-batch-size", 2]
+        words += ["--peft-lora-dropout", 0] if "--peft" in needs else []
+        words += ["--capacity", 16] if method.startswith(("adaptive", "mixed")) else []  # two steps' rows
+        words += ["--velocity-field-path", world.steady_field] if "contra" in method else []
+    return command_of(world, pairs, name, save, *words, *more, student=world.steady_student)
+
+
+def steady_run(*arguments: Any) -> list[str]:
+    """Return the options of a `steady_command` of `finetune.py`."""
+    return steady_command(*arguments)[1]
+
+
+def without_dropout(monkeypatch: Any) -> None:
+    monkeypatch.setattr("torch.nn.Dropout.forward", lambda self, states: states)
 
 
 def end_responses_at_random(monkeypatch: Any) -> None:
@@ -43,6 +53,12 @@ def end_responses_at_random(monkeypatch: Any) -> None:
         return chosen
 
     monkeypatch.setattr(KeyedSampling, "__call__", choose_or_end)
+
+
+def gradients_of(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Return a copy of the gradients with which an optimiser is about to step."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return {str(index): p.grad.clone() for index, p in enumerate(parameters) if p.grad is not None}
 
 
 def curve_deviation(one: list[dict], two: list[dict]) -> float:

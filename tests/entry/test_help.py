@@ -12,9 +12,8 @@ from distillm.option_parser import names_of
 from evaluate import EvaluationArguments
 from tools import generate_responses
 
-OTHERS = names_of([VelocityFieldArguments])
 SHOWN = {
-    finetune: names_of(TRAINING_OPTIONS) - OTHERS,
+    finetune: names_of(TRAINING_OPTIONS) - names_of([VelocityFieldArguments]),
     train_velocity_field: names_of(train_velocity_field.Arguments.__annotations__.values())
     - train_velocity_field.UNREAD,
     evaluate: names_of([EvaluationArguments, DecodingArguments]),
@@ -56,9 +55,3 @@ def test_bug_help_offered_no_do_sample_with_the_text_of_its_opposite(help_of, re
     assert "sample; false: greedy decoding (default: true)" in options_of(help_of(evaluate))["--do-sample"]
     save = tmp_path / "run"
     refused(finetune.main, world.training(save, "--no-do-sample"), save, "unknown option: --no-do-sample")
-
-
-def test_stage_1_takes_the_options_of_other_trainings_and_says_that_it_ignores_them(train_field, help_of, tmp_path):
-    assert "--velocity-epochs" not in help_of(train_velocity_field)
-    done = train_field(tmp_path / "field", "--total-iters", 1, "--velocity-epochs", 3)
-    assert done.status == 0 and "warning: stage 1 of CONTRA ignores --velocity-epochs" in done.err

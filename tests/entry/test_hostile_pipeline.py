@@ -10,23 +10,22 @@ import finetune
 from data_utils.indexed_dataset import IndexedDataset
 from data_utils.instructions import read_jsonl
 from data_utils.prompts import format_prompt
+from tests.entry.tiny_world import LENGTHS, write_lines
 from tools import build_response_pairs, generate_responses, make_results_table, process_data_dolly
 
-LENGTHS = ["--max-length", 64, "--max-prompt-length", 48]
 LONG = " ".join(f"word{i}" for i in range(10_000))  # more tokens than words
 MEGABYTE = "Zürich 👩‍👩‍👧 \u2028" * (2**20 // 32)
-
-ROWS = [
+SHORTER = [
     {"instruction": "Say red.", "input": "", "output": "red"},
     {"instruction": "", "input": "", "output": ""},
     {"instruction": "👩‍👩‍👧", "input": "שלום", "output": ["🏳️‍🌈", ""]},
     {"instruction": "a\u2028b\x85c\x00d", "input": "\ufeff", "output": "\u2029"},
-    {"instruction": LONG, "input": LONG, "output": "short"},
-    {"instruction": "Repeat it.", "input": MEGABYTE, "output": MEGABYTE},
-    {"instruction": "x" * 2**20, "output": "y" * 2**20},  # no place to part it
+    {"instruction": LONG, "input": "", "output": "short"},
     {"instruction": "### Response:\n{instruction}", "input": "### Instruction:", "output": "### Response:\n"},
 ]
-SHORTER = [row for row in ROWS if len(json.dumps(row)) < 2**20]
+ROWS = [*SHORTER, {"instruction": "Repeat it.", "input": MEGABYTE, "output": "no"}]
+# "x" times a million: no place to part it
+TRAINING_ROWS = [*ROWS, {"instruction": "x" * 2**20, "output": "y"}, {"instruction": "z", "output": MEGABYTE}]
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +34,9 @@ def folder(world, tmp_path_factory):
     root = tmp_path_factory.mktemp("odd") / "my  runs' “日本” 👩‍👩‍👧 $HOME; # %s {x}"
     for name in ("student", "teacher"):
         shutil.copytree(getattr(world, name), root / "the models" / name)
-    for path, rows in {"raw/train.jsonl": ROWS, "raw/dev.jsonl": SHORTER, "sets/dolly/valid.jsonl": ROWS}.items():
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    files = {"raw/train.jsonl": TRAINING_ROWS, "raw/dev.jsonl": SHORTER, "sets/dolly/valid.jsonl": ROWS}
+    for path, rows in files.items():
+        write_lines(root / path, rows)
     return root
 
 
@@ -53,10 +52,12 @@ def test_odd_rows_in_odd_folders_go_the_whole_way(run, folder):
     words = ["--data-dir", folder / "raw", "--processed-data-dir", store, "--model-path", student]
     succeeds(run, process_data_dolly.main, [*words, *LENGTHS, "--data-process-workers", 2])
     sidecar = read_jsonl(store / "train.jsonl")
-    assert [row["prompt"] for row in sidecar] == [format_prompt(row) for row in ROWS]
-    assert [row["output"] for row in sidecar] == [row["output"] for row in ROWS]
+    assert [row["prompt"] for row in sidecar] == [format_prompt(row) for row in TRAINING_ROWS]
+    assert [row["output"] for row in sidecar] == [row["output"] for row in TRAINING_ROWS]
     items = IndexedDataset(store / "train_0")
-    assert len(items) == len(ROWS) and max(items.sizes) == 64 + 1, "rows are cut to --max-length, the separator apart"
+    assert len(items) == len(TRAINING_ROWS) and max(items.sizes) == 64 + 1, (
+        "rows are cut to --max-length, the separator apart"
+    )
 
     trained = folder / "a trained model"
     words = ["--type", "srkl", "--model-path", student, "--teacher-model-path", teacher, "--data-dir", store]

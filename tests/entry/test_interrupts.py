@@ -5,28 +5,16 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from data_utils import errors
 from data_utils.errors import run_as_script
-from tests.entry.conftest import in_child, wait_for
+from tests.entry.processes import ROOT, in_child, wait_for
 from tools.processing import map_in_order
 
-ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = [path for path in (*ROOT.glob("*.py"), *ROOT.glob("tools/*.py")) if "def main()" in path.read_text()]
-LIBRARIES = (
-    "numpy",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "matplotlib",
-    "tqdm",
-    "safetensors",
-    "datasets",
-    "requests",
-)
+LIBRARIES = "numpy torch transformers tokenizers matplotlib tqdm safetensors datasets requests"
 # What a library may do while it is imported: it turns the exception into another one.
 INTERRUPTED = """
 import os, signal
@@ -40,7 +28,7 @@ except KeyboardInterrupt:
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_ctrl_c_while_a_script_imports_is_one_line(script, tmp_path):
-    for name in LIBRARIES:
+    for name in LIBRARIES.split():
         (tmp_path / f"{name}.py").write_text(INTERRUPTED)
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     ended = subprocess.run([sys.executable, script, "--help"], env=environment, capture_output=True, text=True)

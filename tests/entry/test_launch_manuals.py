@@ -18,12 +18,11 @@ import pytest
 import evaluate
 import finetune
 import train_velocity_field
+from tests.entry.processes import ROOT, call
+from tests.entry.tiny_world import LENGTHS
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = sorted([*ROOT.glob("*.py"), *ROOT.glob("tools/*.py")])
 ENTRY_SCRIPTS = {"finetune.py": finetune, "train_velocity_field.py": train_velocity_field, "evaluate.py": evaluate}
 TINY = re.compile(r"(?:results|data|checkpoints|processed_data)/\S*tiny\S*")
-LENGTHS = ["--max-length", "64", "--max-prompt-length", "48"]  # of the models that tests make
 
 
 def commands_of(path: Path) -> list[list[str]]:
@@ -35,19 +34,24 @@ def commands_of(path: Path) -> list[list[str]]:
     return [shlex.split(re.split(r" {4,}", piece)[0]) for piece in pieces if not piece.startswith("pip")]
 
 
-COMMANDS = [words for path in SCRIPTS for words in commands_of(path)]
+COMMANDS = [words for path in sorted([*ROOT.glob("*.py"), *ROOT.glob("tools/*.py")]) for words in commands_of(path)]
 
 
 def each(commands: list[list[str]]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("words", commands, ids=lambda words: " ".join(words)[:60])
 
 
+def dry_run(*command: str) -> str:
+    environment = {**os.environ, "DRY_RUN": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @cache
 def tiny_run() -> str:
     """Return all commands of the tiny family's run."""
-    environment = {**os.environ, "DRY_RUN": "1"}
-    done = subprocess.run(["bash", "runs/tiny/all.sh"], cwd=ROOT, env=environment, capture_output=True, text=True)
-    return done.stdout.replace(" ./", " ")
+    return dry_run("bash", "runs/tiny/all.sh").replace(" ./", " ")
 
 
 class Parsed(Exception):
@@ -78,8 +82,7 @@ def test_a_script_takes_the_command_of_its_manual(words):
 
 @each([words for words in COMMANDS if words[0] == "bash"])
 def test_the_script_of_a_manual_starts(words):
-    done = subprocess.run(words, cwd=ROOT, env={**os.environ, "DRY_RUN": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    dry_run(*words)
 
 
 # Rows of tables and plots may be of runs with other seeds, in folders that the user chooses.
@@ -95,7 +98,7 @@ def test_the_folders_of_a_manual_are_those_that_the_tiny_family_writes(words):
 
 
 @pytest.mark.parametrize("name", ENTRY_SCRIPTS)
-def test_the_smallest_command_of_an_entry_script_runs(name, world, call_script, tmp_path):
+def test_the_smallest_command_of_an_entry_script_runs(name, world, tmp_path):
     """On the models that tests make, which know 64 positions; the lengths of the manual are the tiny family's."""
     words = commands_of(ROOT / name)[0][2:]
     assert f"--max-length {words[words.index('--max-length') + 1]} --max-prompt-length 64" in tiny_run()
@@ -108,5 +111,5 @@ def test_the_smallest_command_of_an_entry_script_runs(name, world, call_script, 
     for option, folder in folders.items():
         if option in words:
             words[words.index(option) + 1] = str(folder)
-    assert call_script(ENTRY_SCRIPTS[name].main, [*words, *LENGTHS]) == 0
+    assert call(ENTRY_SCRIPTS[name].main, [*words, *LENGTHS]) == 0
     assert list((tmp_path / "save").iterdir())

@@ -1,26 +1,28 @@
 """A loss or gradient that is not finite ends a run before the step, names itself, and spoils nothing."""
 
-import json
 import math
+import os
 import re
+from collections.abc import Callable
 
 import pytest
 import torch
-from contra.term import AlignmentTerm
 from safetensors.torch import load_file
 
 import finetune
 import train_velocity_field
-from contra.training import FieldTrainer
+from contra.terms import AlignmentTerm, FlowMatchingTerm
 from distillm.distillm2 import ContrastiveTerm
 from distillm.fdd import FeatureDynamicsTerm
 from distillm.models.split_model import SplitModel
 from distillm.objective import CrossEntropyTerm, DivergenceTerm
-from distillm.training.engine import TorchEngine
-from tests.entry.every_method import make_pairs, options_of
+from tests.entry.conftest import error_line
+from tests.entry.every_method import FIELDS, command_of
+from tests.entry.outputs import checkpoint_of, result, saved_step
+from tests.entry.processes import call, run_on
 
 BAD_STEP = 7
-ROWS = r"\[(\d+(?:, \d+)*)\]"
+FIELD = "velocity_field"
 
 
 class InfiniteGradient(torch.autograd.Function):
@@ -36,111 +38,130 @@ class InfiniteGradient(torch.autograd.Function):
 
 
 # The value of the loss, and what its gradient is then.
-POISONS = {
+POISONS: dict[str, Callable] = {
     "nan with a finite gradient": lambda value: value + math.nan,
     "inf with a finite gradient": lambda value: value + math.inf,
     "nan with its gradient": lambda value: value * math.nan,
     "finite with an infinite gradient": InfiniteGradient.apply,
 }
+# What computes the sum of a term over a batch, and a training that has the term.
+TERMS = {
+    "cross_entropy": (CrossEntropyTerm, "total", "lm"),
+    "fkl": (DivergenceTerm, "total", "kd"),
+    "corpus": (CrossEntropyTerm, "total", "kd"),
+    "fdd": (FeatureDynamicsTerm, "total", "srkl-fdd"),
+    "contra": (AlignmentTerm, "total", "rkl-contra-fdd"),
+    "distillm2": (ContrastiveTerm, "total", "distillm2-v1"),
+    FIELD: (FlowMatchingTerm, "total", FIELDS[0]),
+}
 
 
-@pytest.fixture(scope="module")
-def pairs(world, tmp_path_factory, call_script):
-    return make_pairs(world, tmp_path_factory.mktemp("pairs"), call_script)
+class Spoilt:
+    """The rows of the step that was spoilt, and the weights that its optimiser had, as they were and as they are."""
+
+    def __init__(self):
+        self.steps, self.rows = 0, []
+        self.now, self.before = [], []
 
 
 @pytest.fixture
-def poison(monkeypatch):
-    """Spoil one kind of term at one step; return the row ids of that step, as they come by."""
+def spoil(monkeypatch):
+    """Spoil a term after a number of optimiser steps."""
 
-    def spoil(kind, name, poison):
-        original, rows = kind.total, []
+    def prepare(name, poison, after):
+        owner, method, _ = TERMS[name]
+        original, optimiser_step, seen = getattr(owner, method), torch.optim.AdamW.step, Spoilt()
 
-        def total(term, batch, student, teacher, progress):
-            value = original(term, batch, student, teacher, progress)
-            if term.name != name or progress.step != BAD_STEP:
+        def total(term, batch, *others):
+            value = original(term, batch, *others)
+            if getattr(term, "name", name) != name or seen.steps != after:
                 return value
-            rows.extend(batch.row_ids.tolist())
-            return poison(value)
+            seen.rows.extend(batch.row_ids.tolist())
+            return POISONS[poison](value)
 
-        monkeypatch.setattr(kind, "total", total)
-        return rows
+        def step(optimizer, *arguments, **keywords):
+            value = optimiser_step(optimizer, *arguments, **keywords)
+            seen.steps += 1
+            seen.now = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            seen.before = [parameter.detach().clone() for parameter in seen.now]
+            return value
 
-    return spoil
+        monkeypatch.setattr(owner, method, total)
+        monkeypatch.setattr(torch.optim.AdamW, "step", step)
+        return seen
 
-
-@pytest.fixture
-def engines(monkeypatch):
-    """Return pairs (engine, its weights after its last step)."""
-    original, seen = TorchEngine.step, []
-
-    def step(engine, learning_rate):
-        norm = original(engine, learning_rate)
-        seen[:] = [engine, [parameter.detach().clone() for parameter in engine.parameters]]
-        return norm
-
-    monkeypatch.setattr(TorchEngine, "step", step)
-    return seen
+    return prepare
 
 
-def error_line(outcome):
-    assert outcome.status == 1
-    assert "Traceback" not in outcome.err
-    (line,) = [line for line in outcome.err.splitlines() if ".py: error:" in line]
-    return line
-
-
-def ids(line, words):
-    match = re.search(f"{words} {ROWS}", line)
+def rows_in(line, words=""):
+    match = re.search(rf"{words}rows \[(\d+(?:, \d+)*)\]", line)
     assert match, line
     return [int(word) for word in match[1].split(", ")]
 
 
-TERMS = {
-    "cross_entropy": (CrossEntropyTerm, "lm"),
-    "fkl": (DivergenceTerm, "kd"),
-    "corpus": (CrossEntropyTerm, "kd"),
-    "fdd": (FeatureDynamicsTerm, "srkl-fdd"),
-    "contra": (AlignmentTerm, "rkl-contra-fdd"),
-    "distillm2": (ContrastiveTerm, "distillm2-v1"),
-}
-
-
-@pytest.mark.parametrize(
-    ("name", "poison_name"),
-    sorted({*((name, "nan with its gradient") for name in TERMS), *(("fkl", p) for p in POISONS)}),
-)
-def test_a_step_that_is_not_finite_is_not_taken_and_names_step_term_and_rows(
-    name, poison_name, world, pairs, run, poison, engines, tmp_path
-):
-    kind, method = TERMS[name]
-    rows = poison(kind, name, POISONS[poison_name])
-    save = tmp_path / "save"
-    more = ["--save-interval", 4, "--batch-size", 2, "--gradient-accumulation-steps", 2, "--epochs", 2]
-    line = error_line(run(finetune.main, options_of(world, pairs, method, save, *more)))
-    assert f"step {BAD_STEP} was not taken" in line
-    value, gradient = {"nan": "nan", "inf": "inf", "finite": r"[\d.]+"}[poison_name.split()[0]], "with gradient"
-    bad_gradient = r"[\d.]+" if "a finite gradient" in poison_name else "(nan|inf)"
-    assert re.search(rf"\b{name} {value} {gradient} {bad_gradient}[,;]", line)
+def assert_names_the_term(line, name, poison):
+    value = {"nan": "nan", "inf": "inf", "finite": r"[\d.]+"}[poison.split()[0]]
+    gradient = r"[\d.]+" if "a finite gradient" in poison else "(nan|inf)"
+    assert re.search(rf"\b{name} {value} with gradient {gradient}[,;]", line)
     assert len(re.findall(r"(nan|inf) with|with gradient (nan|inf)", line)) == 1, "the other terms are finite"
     assert ("the gradient is not finite" if value == r"[\d.]+" else "the loss is not finite") in line
-    source = "corpus" if name == "corpus" else "instruction"
-    assert ids(line, f"{source} rows") == rows[: len(rows) // 2] and len(set(rows)) >= 4
-    engine, weights = engines
-    assert all(torch.equal(now, then) for now, then in zip(engine.parameters, weights, strict=True))
-    assert (save / "checkpoints" / "latest").read_text() == "step-00000004\n"
 
 
-def test_a_run_goes_on_from_its_last_checkpoint_as_if_nothing_had_happened(
-    world, run, call_script, contents, monkeypatch, tmp_path
+CASES = sorted({*((name, "nan with its gradient") for name in TERMS if name != FIELD), *(("fkl", p) for p in POISONS)})
+
+
+def assert_is_not_taken(name, poison, world, pairs, run, spoil, save):
+    more = ["--save-interval", 4, "--batch-size", 2, "--gradient-accumulation-steps", 2, "--epochs", 2]
+    seen = spoil(name, poison, BAD_STEP - 1 + (6 if name == "contra" else 0))  # of a refresh
+    line = error_line(run(*command_of(world, pairs, TERMS[name][2], save, *more)))
+    assert re.search(rf"step {BAD_STEP} was not taken: .*(nan|inf)", line)
+    source = "corpus " if name == "corpus" else "instruction "
+    assert rows_in(line, source) == list(dict.fromkeys(seen.rows)) and len(set(seen.rows)) >= 4
+    assert seen.now and all(map(torch.equal, seen.now, seen.before))
+    assert saved_step(save) == 4
+    for path in checkpoint_of(save).rglob("*.safetensors"):
+        assert all(tensor.isfinite().all() for tensor in load_file(path).values())
+    return line
+
+
+@pytest.mark.parametrize(("name", "poison"), CASES)
+def test_a_step_that_is_not_finite_is_not_taken_and_names_step_term_and_rows(
+    name, poison, world, pairs, run, spoil, tmp_path
 ):
-    def result(save):
-        return {name: data for name, data in contents(save).items() if name not in ("args.json", "training.log")}
+    assert_names_the_term(assert_is_not_taken(name, poison, world, pairs, run, spoil, tmp_path / "run"), name, poison)
 
-    def options(save):
-        return world.training(save, "--save-interval", 4, "--epochs", 2, type="kd")
 
-    original = SplitModel.forward
+@pytest.mark.parametrize("poison", POISONS)
+def test_bug_a_step_of_the_velocity_field_that_is_not_finite_is_not_taken(poison, world, pairs, run, spoil, tmp_path):
+    """It was, and the field was not a number from there on, in its next checkpoint too."""
+    assert_is_not_taken(FIELD, poison, world, pairs, run, spoil, tmp_path / "run")
+
+
+def test_a_refresh_that_is_not_finite_ends_the_run_and_its_last_checkpoint_stays(train, spoil, tmp_path):
+    seen = spoil(FIELD, "finite with an infinite gradient", after=8)  # in the third step of the refresh
+    outcome = train(tmp_path / "run", "--save-interval", 4, "--epochs", 2, type="rkl-contra")
+    line = error_line(outcome)
+    assert "was not taken" in line and rows_in(line) == list(dict.fromkeys(seen.rows))
+    assert all(map(torch.equal, seen.now, seen.before))
+    assert saved_step(tmp_path / "run") == 4
+
+
+def test_a_dry_run_of_stage_1_with_a_model_that_is_not_finite_is_one_line(world, run, spoil, tmp_path):
+    spoil(FIELD, "nan with its gradient", after=0)
+    outcome = run(train_velocity_field.main, world.stage_1(tmp_path / "run", "--dry-run"))
+    assert re.search("step 1 (of the velocity field )?was not taken", error_line(outcome))
+
+
+@pytest.mark.parametrize("name", ["lm", FIELDS[0]])
+def test_a_step_that_diverges_is_one_line_with_step_and_rows(name, world, pairs, run, tmp_path):
+    options = "--lr", 1e30, "--clip-grad", 0, "--total-iters", 4
+    line = error_line(run(*command_of(world, pairs, name, tmp_path / "run", *options)))
+    assert re.search(r"step \d .*was not taken", line) and len(rows_in(line)) == 4
+
+
+def test_a_run_goes_on_from_its_last_checkpoint_as_if_nothing_had_happened(world, run, monkeypatch, tmp_path):
+    original, more = SplitModel.forward, ["--save-interval", 4, "--epochs", 2]
+    run_options, whole_options = (world.training(tmp_path / save, *more, type="kd") for save in ("run", "whole"))
 
     def broken_row(model, batch):
         """One row of the teacher's is not finite, as of a weight that is damaged in memory."""
@@ -151,91 +172,21 @@ def test_a_run_goes_on_from_its_last_checkpoint_as_if_nothing_had_happened(
 
     with monkeypatch.context() as patch:
         patch.setattr(SplitModel, "forward", broken_row)
-        line = error_line(run(finetune.main, options(tmp_path / "run")))
-    assert 5 in ids(line, "instruction rows") and "fkl nan" in line
-    assert call_script(finetune.main, options(tmp_path / "run")) == 0
-    assert call_script(finetune.main, options(tmp_path / "whole")) == 0
+        line = error_line(run(finetune.main, run_options))
+    assert 5 in rows_in(line, "instruction ") and "fkl nan" in line
+    assert call(finetune.main, run_options) == call(finetune.main, whole_options) == 0
     assert result(tmp_path / "run") == result(tmp_path / "whole")
 
 
 def test_bug_a_loss_that_is_not_finite_ends_all_ranks_though_it_is_of_one_and_its_gradient_is_finite(
-    world, run_on_two, monkeypatch, tmp_path
+    world, monkeypatch, tmp_path
 ):
     """Only the gradient was looked at: such a run went on."""
     original = CrossEntropyTerm.total
 
-    def total(term, batch, student, teacher, progress):
-        value = original(term, batch, student, teacher, progress)
-        return value + math.nan if progress.step == 2 and term.student.model.rank == 1 else value
-
-    setup = finetune.setup_models
-
-    def setup_models(arguments, method, precision, ranks):
-        models = setup(arguments, method, precision, ranks)
-        models.student.model.rank = ranks.rank
-        return models
+    def total(term, batch, *others):
+        value = original(term, batch, *others)
+        return value + math.nan if os.environ["RANK"] == "1" and torch.is_grad_enabled() else value
 
     monkeypatch.setattr(CrossEntropyTerm, "total", total)
-    monkeypatch.setattr(finetune, "setup_models", setup_models)
-    with pytest.raises(AssertionError, match=re.escape("[1, 1] == [0, 0]")):
-        run_on_two(finetune.main, world.training(tmp_path / "run", "--total-iters", 4))
-
-
-# ---- the velocity field ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def poison_field(monkeypatch):
-    """Spoil the loss of the field at one of its steps (from 1); return the rows of that step and the trainer."""
-
-    def spoil(bad_step, poison):
-        original, seen = FieldTrainer._sum, {}
-
-        def total(trainer, batch):
-            value = original(trainer, batch)
-            if trainer.step + 1 != bad_step:
-                return value
-            weights = [parameter.detach().clone() for parameter in trainer.parameters]
-            seen.update(rows=seen.get("rows", []) + batch.row_ids.tolist(), trainer=trainer, weights=weights)
-            return poison(value)
-
-        monkeypatch.setattr(FieldTrainer, "_sum", total)
-        return seen
-
-    return spoil
-
-
-def assert_not_taken(outcome, step, seen):
-    line = error_line(outcome)
-    assert f"step {step} of the velocity field was not taken" in line
-    assert re.search("(nan|inf)", line)
-    assert ids(line, r"\(rows") == seen["rows"] and len(seen["rows"]) == 4
-    assert all(torch.equal(now, old) for now, old in zip(seen["trainer"].parameters, seen["weights"], strict=True))
-
-
-@pytest.mark.parametrize("poison_name", POISONS)
-def test_bug_a_step_of_the_velocity_field_that_is_not_finite_is_not_taken(
-    poison_name, world, train_field, poison_field, tmp_path
-):
-    """It was, and the field was not a number from there on, in its next checkpoint too."""
-    seen = poison_field(BAD_STEP, POISONS[poison_name])
-    save = tmp_path / "field"
-    accumulation = ["--batch-size", 2, "--gradient-accumulation-steps", 2]
-    assert_not_taken(train_field(save, "--save-interval", 4, *accumulation), BAD_STEP, seen)
-    assert json.loads((save / "checkpoint" / "loop.json").read_text())["step"] == 4
-    tensors = load_file(save / "checkpoint" / "velocity_field.safetensors").values()
-    assert all(tensor.isfinite().all() for tensor in tensors)
-
-
-def test_a_refresh_that_is_not_finite_ends_the_run_and_its_last_checkpoint_stands(world, train, poison_field, tmp_path):
-    seen = poison_field(3, POISONS["finite with an infinite gradient"])
-    save = tmp_path / "save"
-    outcome = train(save, "--save-interval", 4, "--epochs", 2, type="rkl-contra")
-    assert_not_taken(outcome, 3, seen)
-    assert (save / "checkpoints" / "latest").read_text() == "step-00000004\n"
-
-
-def test_a_dry_run_or_stage_1_with_a_model_that_is_not_finite_is_one_line(world, run, poison_field, tmp_path):
-    poison_field(1, POISONS["nan with its gradient"])
-    options = world.stage_1(tmp_path / "field", "--dry-run")
-    assert "step 1 of the velocity field was not taken" in error_line(run(train_velocity_field.main, options))
+    run_on(2, finetune.main, world.training(tmp_path / "run", "--total-iters", 4), status=1)

@@ -4,18 +4,18 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-import train_velocity_field
+import finetune
 from distillm.training.overview import duration, short
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.entry.every_method import FIELDS, command_of
+from tests.entry.outputs import read_log
+from tests.entry.processes import ROOT
 
 
 def test_a_training_begins_with_at_most_ten_lines_that_tell_what_it_does(train, world, tmp_path):
-    options = ["--precision", "fp32", "--batch-size", 2, "--gradient-accumulation-steps", 2, "--total-iters", 8]
+    options = ["--precision", "fp32", "--batch-size", 2, "--gradient-accumulation-steps", 2, "--total-iters", 2]
     said = train(tmp_path / "run", *options, type="adaptive-srkl-contra").out.splitlines()
     assert said[: said.index("started") + 1] == [
         "adaptive-srkl-contra: 1 process on cpu, fp32, PyTorch",
@@ -24,7 +24,7 @@ def test_a_training_begins_with_at_most_ten_lines_that_tell_what_it_does(train, 
         f"velocity field and projector: {world.field}, 4.53 k parameters",
         f"training data: {world.store}, 26 rows, 752 tokens",
         f"corpus: {world.corpus}, 25 rows, 1,600 tokens",
-        "steps: 8, 6 per epoch; micro-batch 2 x accumulation 2 x processes 1 = 4 rows per step",
+        "steps: 2, 6 per epoch; micro-batch 2 x accumulation 2 x processes 1 = 4 rows per step",
         "learning rate: 0.005 to 1e-07, cosine",
         f"save folder: {tmp_path / 'run'}",
         "started",
@@ -35,31 +35,31 @@ def test_a_training_begins_with_at_most_ten_lines_that_tell_what_it_does(train, 
 def test_a_training_ends_with_one_line_that_names_the_step_that_was_kept_and_its_score(
     train, validation_losses, tmp_path
 ):
+    end = r"finished after step 18 in \d+ s: "
     validation_losses(9, 7, 5, 6)
     best = train(tmp_path / "best").out
+    assert re.search(end + rf"the best model is kept, of step 12 \(dev loss 5\), in {tmp_path / 'best'}\n$", best)
     validation_losses(9, 7)
     last = train(tmp_path / "last", "--only-save-last", "--eval-interval", 99).out
-    end = r"finished after step 18 in \d+ s: "
-    assert re.search(end + rf"the best model is kept, of step 12 \(dev loss 5\), in {tmp_path / 'best'}\n$", best)
     assert re.search(end + rf"the last model is kept, of step 18, in {tmp_path / 'last'}\n$", last)
 
 
 def test_stage_1_begins_and_ends_with_the_same_kind_of_lines(train_field, world, tmp_path):
-    said = train_field(tmp_path / "field").out.splitlines()
+    said = train_field(tmp_path / "field", "--total-iters", 2).out.splitlines()
     assert said[0].startswith("velocity field: 1 process on cpu, ") and said.index("started") < 10
     assert f"training data: {world.store}, 26 rows, 752 tokens" in said
-    assert re.fullmatch(r"finished after step 12 in \d+ s: the last weights are kept, in .*", said[-1])
+    assert re.fullmatch(r"finished after step 2 in \d+ s: the last weights are kept, in .*", said[-1])
 
 
-def test_an_epoch_has_one_meaning_in_every_line(train, train_field, read_log, tmp_path):
+@pytest.mark.parametrize("name", ["adaptive-srkl-contra", FIELDS[0]])
+def test_an_epoch_has_one_meaning_in_every_line(name, world, pairs, run, tmp_path):
     """A step named the epoch it was part of, a validation the passes so far: 2 and 1.111 at one moment."""
-    options = ["--eval-interval", 5, "--log-interval", 5]
-    assert train(tmp_path / "run", *options, type="kd-contra").status == 0
-    assert train_field(tmp_path / "field").status == 0
+    options = ["--epochs", 2, "--eval-interval", 5, "--log-interval", 5]
+    assert run(*command_of(world, pairs, name, tmp_path / "run", *options)).status == 0
     log = read_log(tmp_path / "run")
-    assert {"loss", "dev_loss", "velocity_field_loss"} <= {name for record in log for name in record}
-    for record in (*log, *read_log(tmp_path / "field")):
-        assert record["epoch"] == record["step"] / 6
+    if name != FIELDS[0]:
+        assert {"loss", "dev_loss", "velocity_field_loss"} <= {name for record in log for name in record}
+    assert log and all(record["epoch"] == record["step"] / 6 for record in log)
 
 
 @pytest.mark.slow  # a process of its own imports everything
@@ -70,10 +70,10 @@ def test_a_run_without_deepspeed_does_not_hear_of_it(world, tmp_path):
     assert "accelerator" not in done.stdout + done.stderr
 
 
-def test_bug_deepspeed_warned_of_the_accelerator_in_runs_without_it(world, call_script, monkeypatch, tmp_path):
+def test_bug_deepspeed_warned_of_the_accelerator_in_runs_without_it(run, world, monkeypatch, tmp_path):
     """Transformers imports it to save a model, and it warned unless this variable was set."""
     monkeypatch.delenv("DS_ACCELERATOR", raising=False)
-    assert call_script(train_velocity_field.main, world.stage_1(tmp_path / "field", "--total-iters", 1)) == 0
+    assert run(finetune.main, world.training(tmp_path / "run", "--dry-run")).status == 0
     assert os.environ["DS_ACCELERATOR"] == "cpu"
 
 

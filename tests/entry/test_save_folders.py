@@ -2,22 +2,28 @@
 
 import os
 import shutil
-import signal
-import time
 
 import pytest
+import torch
 
 import finetune
-import train_velocity_field
-from distillm.training.trainer import Trainer
-from tests.entry.conftest import call, exchange_weights, in_child, wait_for
+from distillm.training import launch
+from tests.entry.conftest import error_line
+from tests.entry.every_method import FIELDS, command_of
+from tests.entry.outputs import contents, saved_step
+from tests.entry.processes import at_call, call, in_child, in_step, run_killed, wait_for
+from tests.entry.tiny_world import LENGTHS, exchange_weights
 from tools import process_data_dolly
 
+BOTH_STAGES = pytest.mark.parametrize("name", ["lm", FIELDS[0]])
 
-def test_another_runs_save_folder(world, train, refused, tmp_path):
+
+@BOTH_STAGES
+def test_another_runs_save_folder(name, world, pairs, run, refused, tmp_path):
     save = tmp_path / "save"
-    assert train(save).status == 0
-    refused(finetune.main, world.training(save, "--lr", 1e-3), save, save, "lr", 5e-3, 1e-3, "--resume never")
+    main, options = command_of(world, pairs, name, save, "--total-iters", 1, "--lr", 5e-3)
+    assert run(main, options).status == 0
+    refused(main, [*options, "--lr", 1e-3], save, save, "lr", 5e-3, 1e-3, "--resume never")
 
 
 def test_a_save_folder_that_is_a_file(world, refused, tmp_path):
@@ -29,165 +35,21 @@ def test_a_save_folder_that_is_a_file(world, refused, tmp_path):
 def test_a_mistake_that_is_put_right_does_not_block_the_save_folder(world, train, refused, tmp_path):
     save = tmp_path / "save"
     refused(finetune.main, world.training(save, "--data-dir", tmp_path / "nowhere"), save, "nowhere")
-    assert train(save).status == 0
-
-
-def test_a_run_never_writes_over_a_model_that_it_reads(refused, world, tmp_path):
-    model = shutil.copytree(world.student, tmp_path / "model")
-    for options in (
-        world.training(model, student=model),
-        [*world.training(model, type="kd"), "--teacher-model-path", str(model)],
-    ):
-        refused(finetune.main, options, model, "choose another folder", model)
-    refused(train_velocity_field.main, world.stage_1(model, "--model-path", model), model, "choose another folder")
-
-
-def test_a_run_never_writes_into_a_folder_with_a_model_of_someone_else(refused, world, tmp_path):
-    model = shutil.copytree(world.teacher, tmp_path / "model")
-    refused(finetune.main, world.training(model), model, "config.json, which no run of this script wrote")
-    for name in ("adapter_config.json", "train_0.bin", "velocity_field.json"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / name).touch()
-        refused(finetune.main, world.training(tmp_path / name), tmp_path / name, f"{name}, which no run")
-
-
-def test_a_store_rebuilt_from_other_data_does_not_continue_an_old_run(refused, train, world, tmp_path):
-    store, save = shutil.copytree(world.store, tmp_path / "store"), tmp_path / "run"
-    assert train(save, "--data-dir", store, "--total-iters", 2).status == 0
-    binary = store / "train_0.bin"
-    swapped = bytearray(binary.read_bytes())
-    swapped[0], swapped[2] = swapped[2], swapped[0]
-    binary.write_bytes(bytes(swapped))
-    options = world.training(save, "--data-dir", store, "--total-iters", 2)
-    refused(finetune.main, options, save, "holds a run with another content of data_dir", store)
-
-
-@pytest.mark.parametrize("name", ["model_path", "teacher_model_path", "velocity_field_path"])
-def test_a_run_whose_model_or_field_was_exchanged_does_not_go_on(name, refused, train, world, tmp_path):
-    folders = {"model_path": world.student, "teacher_model_path": world.teacher, "velocity_field_path": world.field}
-    mine, save = shutil.copytree(folders[name], tmp_path / "mine"), tmp_path / "run"
-    option = ["--" + name.replace("_", "-"), mine, "--total-iters", 1]
-    assert train(save, *option, type="kd-contra").status == 0
-    exchange_weights(mine)
-    options = world.training(save, *option, type="kd-contra")
-    refused(finetune.main, options, save, f"holds a run with another content of {name}", mine)
+    assert train(save, "--total-iters", 1).status == 0
 
 
 @pytest.mark.parametrize(
-    ("option", "file", "old", "new"),
+    ("name", "option", "source"),
     [
-        ("--model-path", "config.json", "gelu_new", "relu"),
-        ("--model-path", "tokenizer.json", "red", "rod"),
-        ("--data-dir", "valid.jsonl", "white", "black"),
-        ("--velocity-field-path", "velocity_field.json", "0.1", "0.9"),
+        ("kd", "--model-path", "student"),
+        ("kd", "--teacher-model-path", "teacher"),
+        ("kd", "--data-dir", "store"),
+        (FIELDS[0], "--model-path", "student"),
     ],
 )
-def test_bug_a_run_went_on_though_what_stands_beside_weights_and_rows_had_changed(
-    option, file, old, new, refused, run_killed, world, tmp_path
-):
-    folders = {"--model-path": world.student, "--data-dir": world.store, "--velocity-field-path": world.field}
-    mine, save = shutil.copytree(folders[option], tmp_path / "mine"), tmp_path / "run"
-    options = world.training(save, "--save-interval", 2, option, mine, type="kd-contra")
-    run_killed(finetune.main, options, Trainer, "_train_step", 4)
-    text = (mine / file).read_text()
-    assert old in text
-    (mine / file).write_text(text.replace(old, new))
-    refused(finetune.main, options, save, "holds a run with another content of", mine)
-
-
-def test_bug_a_run_went_on_without_the_record_of_its_options(refused, run_killed, world, tmp_path):
-    save = tmp_path / "run"
-    options = world.training(save, "--save-interval", 2)
-    run_killed(finetune.main, options, Trainer, "_train_step", 4)
-    (save / "args.json").unlink()
-    refused(finetune.main, [*options, "--lr", "1e-4"], save, "no args.json", "--resume never")
-
-
-def test_a_run_does_not_go_on_in_another_precision_and_a_finished_one_does_not_mind(
-    refused, run_killed, run, world, monkeypatch, tmp_path
-):
-    """`auto` is what the machine computes fastest."""
-    save = tmp_path / "run"
-    options = world.training(save, "--save-interval", 2, "--total-iters", 4, "--precision", "auto")
-    with monkeypatch.context() as patch:
-        patch.setattr(finetune, "resolve_precision", lambda precision, device: "bf16")
-        run_killed(finetune.main, options, Trainer, "_train_step", 4)
-    monkeypatch.setattr(finetune, "resolve_precision", lambda precision, device: "fp32")
-    refused(finetune.main, options, save, "computed precision bf16, not fp32")
-    assert run(finetune.main, [*options, "--resume", "never"]).status == 0
-    monkeypatch.setattr(finetune, "resolve_precision", lambda precision, device: "bf16")
-    assert "nothing to do" in run(finetune.main, options).out
-
-
-def test_bug_two_runs_wrote_into_one_folder(refused, run, world, tmp_path, monkeypatch):
-    save, original, second = tmp_path / "run", Trainer._train_step, []
-    options = world.training(save, "--total-iters", 4)
-
-    def train_step(trainer, step):
-        if step == 3 and not second:
-            second.append(True)
-            refused(finetune.main, options, save, "another process writes to", save)
-        return original(trainer, step)
-
-    monkeypatch.setattr(Trainer, "_train_step", train_step)
-    assert run(finetune.main, options).status == 0 and second
-
-
-def test_a_run_waits_for_no_process_that_still_writes_and_goes_on_when_that_has_been_killed(
-    refused, run, world, contents, tmp_path, monkeypatch
-):
-    save, whole = tmp_path / "run", tmp_path / "whole"
-
-    def options(save):
-        return world.training(save, "--save-interval", 2, "--total-iters", 6)
-
-    assert run(finetune.main, options(whole)).status == 0
-    original = Trainer._train_step
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            Trainer, "_train_step", lambda trainer, step: time.sleep(60 * (step == 4)) or original(trainer, step)
-        )
-        child = in_child(lambda: call(finetune.main, options(save)))
-    latest, ends = save / "checkpoints" / "latest", time.monotonic() + 60
-    while not latest.exists() and time.monotonic() < ends:
-        time.sleep(0.05)
-    refused(finetune.main, options(save), save, "another process writes to")
-    os.kill(child, signal.SIGKILL)
-    assert wait_for(child) == -signal.SIGKILL
-    assert run(finetune.main, options(save)).status == 0
-    assert contents(save)["log.jsonl"] == contents(whole)["log.jsonl"]
-    assert contents(save)["model.safetensors"] == contents(whole)["model.safetensors"]
-
-
-@pytest.mark.parametrize(
-    ("others", "words"),
-    [
-        ([], "another process has just finished it"),
-        (["--do-train", "false"], "it holds a run with do_train False, not True"),
-    ],
-)
-def test_bug_a_run_overwrote_what_another_process_did_while_it_loaded_its_models(
-    others, words, run, world, monkeypatch, tmp_path
-):
-    save, original = tmp_path / "run", finetune.setup
-    options = world.training(save, "--total-iters", 1)
-
-    def setup(*arguments):
-        with monkeypatch.context() as patch:
-            patch.setattr(finetune, "setup", original)
-            assert wait_for(in_child(lambda: call(finetune.main, [*options, *others]))) == 0
-        trainer = original(*arguments)
-        seen.update(contents_of(save))
-        return trainer
-
-    def contents_of(folder):
-        return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-
-    seen = {}
-    monkeypatch.setattr(finetune, "setup", setup)
-    outcome = run(finetune.main, options)
-    assert outcome.status == 1 and f".py: error: {words}" in outcome.err.replace(str(save), "it")
-    assert contents_of(save) == seen != {}
+def test_a_run_never_writes_into_what_it_reads(name, option, source, refused, world, pairs, tmp_path):
+    folder = shutil.copytree(getattr(world, source), tmp_path / "folder")
+    refused(*command_of(world, pairs, name, folder, option, folder), folder, f"is also {option}", folder)
 
 
 def test_a_model_in_the_state_that_starting_afresh_removes_is_not_read(refused, world, tmp_path):
@@ -196,24 +58,78 @@ def test_a_model_in_the_state_that_starting_afresh_removes_is_not_read(refused, 
     refused(finetune.main, options, tmp_path / "run", "is also --model-path")
 
 
-def test_bug_what_starts_afresh_kept_the_model_of_another_kind(train, run_killed, world, contents, tmp_path):
-    """An adapter and a whole model in one folder load as neither; and a model stood for a run that had not ended."""
-    mixed, fresh = tmp_path / "mixed", tmp_path / "fresh"
-    whole = ["--model-type", "llama", "--total-iters", 2]
-    lora = [*whole, "--peft", "lora"]
-    assert train(mixed, *lora, student=world.llama).status == 0
-    never = world.training(mixed, *whole, "--resume", "never", student=world.llama)
-    run_killed(finetune.main, never, Trainer, "_train_step", 2)
-    assert not list(mixed.glob("*.safetensors")) and not list(mixed.glob("*config.json"))
-    for save in (mixed, fresh):
-        assert train(save, *whole, "--resume", "never", student=world.llama).status == 0
-    (fresh / "README.md").touch()  # PEFT's, which may be a person's
-    assert contents(mixed).keys() == contents(fresh).keys()
+@pytest.mark.parametrize("file", ["config.json", "adapter_config.json", "train_0.bin", "velocity_field.json"])
+def test_a_run_never_writes_into_a_folder_with_a_model_of_someone_else(file, refused, world, tmp_path):
+    (tmp_path / "save").mkdir()
+    (tmp_path / "save" / file).touch()
+    refused(finetune.main, world.training(tmp_path / "save"), tmp_path / "save", f"{file}, which no run of this script")
 
 
-def test_a_run_never_writes_into_the_data_that_it_reads(refused, world, tmp_path):
-    store = shutil.copytree(world.store, tmp_path / "store")
-    refused(finetune.main, world.training(store, "--data-dir", store), store, "is also --data-dir")
+# ---- a run whose inputs have changed -------------------------------------------------------------------------------
+
+INPUTS = {
+    "--model-path": "student",
+    "--teacher-model-path": "teacher",
+    "--data-dir": "store",
+    "--velocity-field-path": "field",
+}
+
+
+@pytest.fixture(scope="module")
+def killed(world, tmp_path_factory):
+    """A run that was killed, its options, and the copies of its inputs that belong to it."""
+    root = tmp_path_factory.mktemp("killed")
+    inputs = {option: shutil.copytree(getattr(world, name), root / name) for option, name in INPUTS.items()}
+    words = [word for pair in inputs.items() for word in pair]
+    options = world.training(root / "run", "--save-interval", 2, *words, type="kd-contra")
+    run_killed(finetune.main, options, in_step(4))
+    assert saved_step(root / "run") == 2
+    return root / "run", options, inputs
+
+
+def swap_rows(store):
+    content = (store / "train_0.bin").read_bytes()
+    (store / "train_0.bin").write_bytes(content[2:4] + content[:2] + content[4:])
+
+
+def edit(file, old, new):
+    def replace(folder):
+        text = (folder / file).read_text()
+        assert old in text
+        (folder / file).write_text(text.replace(old, new))
+
+    return replace
+
+
+BESIDE = "bug_a_run_went_on_though_what_stands_beside_weights_and_rows_had_changed: "
+CHANGES = {
+    "rows": ("--data-dir", swap_rows),
+    "student": ("--model-path", exchange_weights),
+    "teacher": ("--teacher-model-path", exchange_weights),
+    "field": ("--velocity-field-path", exchange_weights),
+    f"{BESIDE}configuration": ("--model-path", edit("config.json", "gelu_new", "relu")),
+    f"{BESIDE}tokenizer": ("--model-path", edit("tokenizer.json", "red", "rod")),
+    f"{BESIDE}validation": ("--data-dir", edit("valid.jsonl", "white", "black")),
+    f"{BESIDE}field": ("--velocity-field-path", edit("velocity_field.json", "0.1", "0.9")),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_run_whose_data_model_or_field_was_exchanged_does_not_go_on(change, killed, refused):
+    save, options, inputs = killed
+    option, act = CHANGES[change]
+    before = contents(inputs[option])
+    act(inputs[option])
+    name = option[2:].replace("-", "_")
+    refused(finetune.main, options, save, f"holds a run with another content of {name}", inputs[option])
+    for file, content in before.items():
+        (inputs[option] / file).write_bytes(content)
+
+
+def test_bug_a_run_went_on_without_the_record_of_its_options(killed, refused, tmp_path):
+    save = shutil.copytree(killed[0], tmp_path / "run")
+    (save / "args.json").unlink()
+    refused(finetune.main, [*killed[1], "--save", save, "--lr", "1e-4"], save, "no args.json", "--resume never")
 
 
 def test_a_run_goes_on_when_its_paths_are_written_otherwise_or_have_moved(train, world, tmp_path):
@@ -224,48 +140,98 @@ def test_a_run_goes_on_when_its_paths_are_written_otherwise_or_have_moved(train,
     assert (outcome.status, "finished: nothing to do" in outcome.out) == (0, True)
 
 
-def test_a_step_that_diverges_is_one_line_with_step_terms_and_rows(run, world, tmp_path):
-    outcome = run(finetune.main, world.training(tmp_path / "run", "--lr", 1e30, "--clip-grad", 0, "--total-iters", 4))
-    assert outcome.status == 1
-    assert "Traceback" not in outcome.err
-    (line,) = [line for line in outcome.err.splitlines() if "error:" in line]
-    for words in ("was not taken: the loss is not finite", "cross_entropy", "rows ["):
-        assert words in line
-
-
-def test_a_store_truncated_under_a_training_is_one_line_and_the_checkpoint_stands(run, world, monkeypatch, tmp_path):
-    store, save, original = shutil.copytree(world.store, tmp_path / "store"), tmp_path / "run", Trainer._train_step
-
-    def train_step(trainer, step):
-        if step == 4:
-            os.truncate(store / "train_0.bin", 0)
-        return original(trainer, step)
-
-    monkeypatch.setattr(Trainer, "_train_step", train_step)
-    outcome = run(finetune.main, world.training(save, "--save-interval", 2, "--data-dir", store))
-    (line,) = [line for line in outcome.err.splitlines() if "error:" in line]
-    assert outcome.status == 1 and f"{store / 'train_0.bin'} was changed while it is read" in line
-    assert (save / "checkpoints" / "latest").exists()
-
-
-def test_a_store_replaced_by_our_tool_under_a_training_changes_nothing(
-    run, world, monkeypatch, contents, tmp_path, call_script
+def test_a_run_does_not_go_on_in_another_precision_and_a_finished_one_does_not_mind(
+    refused, run, world, monkeypatch, tmp_path
 ):
-    store, original = shutil.copytree(world.store, tmp_path / "store"), Trainer._train_step
+    """`auto` is what the machine computes fastest."""
+    save = tmp_path / "run"
+    options = world.training(save, "--save-interval", 2, "--total-iters", 4, "--precision", "auto")
+    with monkeypatch.context() as patch:
+        patch.setattr(launch, "resolve_precision", lambda precision, device: "bf16")
+        run_killed(finetune.main, options, in_step(4))
+    monkeypatch.setattr(launch, "resolve_precision", lambda precision, device: "fp32")
+    refused(finetune.main, options, save, "computed precision bf16, not fp32")
+    assert run(finetune.main, [*options, "--resume", "never"]).status == 0
+    monkeypatch.setattr(launch, "resolve_precision", lambda precision, device: "bf16")
+    assert "nothing to do" in run(finetune.main, options).out
+
+
+# ---- two processes, one folder -------------------------------------------------------------------------------------
+
+
+@BOTH_STAGES
+def test_bug_two_runs_wrote_into_one_folder(name, refused, run, world, pairs, tmp_path):
+    save, refusals = tmp_path / "run", []
+    command = command_of(world, pairs, name, save, "--total-iters", 2)
+
+    def run_second():
+        refused(*command, save, "another process writes to", save)
+        refusals.append(True)
+
+    with at_call(*in_step(2), run_second):
+        assert run(*command).status == 0
+    assert refusals
+
+
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        ([], "another process has just finished it"),
+        (["--do-train", "false"], "it holds a run with do_train False, not True"),
+    ],
+)
+def test_bug_a_run_overwrote_what_another_process_did_while_it_loaded_its_models(others, words, run, world, tmp_path):
+    save, seen = tmp_path / "run", {}
+    options = world.training(save, "--total-iters", 1)
+
+    def run_other():
+        assert wait_for(in_child(lambda: call(finetune.main, [*options, *others]))) == 0
+        seen.update(contents(save))
+
+    # The other one starts when this one is in the middle of loading, and loads nothing through this patch: it is a fork
+    # in which the call has been counted.
+    with at_call(finetune, "load_models", 1, run_other):
+        outcome = run(finetune.main, options)
+    assert words in error_line(outcome).replace(str(save), "it")
+    assert contents(save) == seen != {}
+
+
+def test_bug_what_starts_afresh_kept_the_model_of_another_kind(train, world, tmp_path):
+    """An adapter and a whole model in one folder load as neither; and a model stood for a run that had not ended."""
+    mixed, fresh = tmp_path / "mixed", tmp_path / "fresh"
+    whole = ["--model-type", "llama", "--total-iters", 2]
+    assert train(mixed, *whole, "--peft", "lora", student=world.llama).status == 0
+    never = world.training(mixed, *whole, "--resume", "never", student=world.llama)
+    run_killed(finetune.main, never, in_step(2))
+    assert not list(mixed.glob("*.safetensors")) and not list(mixed.glob("*config.json"))
+    for save in (mixed, fresh):
+        assert train(save, *whole, "--resume", "never", student=world.llama).status == 0
+    (fresh / "README.md").touch()  # PEFT's, which may be a person's
+    assert contents(mixed).keys() == contents(fresh).keys()
+
+
+# ---- a store that changes under a training -------------------------------------------------------------------------
+
+
+def test_a_store_truncated_under_a_training_is_one_line_and_the_checkpoint_stays(run, world, tmp_path):
+    store, save = shutil.copytree(world.store, tmp_path / "store"), tmp_path / "run"
+    with at_call(torch.Tensor, "backward", 3, lambda: os.truncate(store / "train_0.bin", 0)):
+        outcome = run(finetune.main, world.training(save, "--save-interval", 2, "--data-dir", store))
+    assert f"{store / 'train_0.bin'} was changed while it is read" in error_line(outcome)
+    assert saved_step(save) == 2
+
+
+def test_a_store_replaced_by_our_tool_under_a_training_changes_nothing(run, world, tmp_path):
+    store = shutil.copytree(world.store, tmp_path / "store")
     raw = shutil.copytree(world.data / "dolly", tmp_path / "raw")
     (raw / "train.jsonl").write_text((raw / "dev.jsonl").read_text())
-    folders = ["--data-dir", raw, "--processed-data-dir", store, "--model-path", world.student]
-
-    def train_step(trainer, step):
-        if step == 3:
-            lengths = ["--max-length", 64, "--max-prompt-length", 48]
-            assert call_script(process_data_dolly.main, [*folders, "--data-process-workers", 1, *lengths]) == 0
-        return original(trainer, step)
-
-    options = ["--total-iters", 8, "--data-dir", store]
+    words = ["--data-dir", raw, "--processed-data-dir", store, "--model-path", world.student]
+    words += ["--data-process-workers", 1, *LENGTHS]
+    options = ["--total-iters", 4, "--data-dir", store]
     assert run(finetune.main, world.training(tmp_path / "whole", *options)).status == 0
     before = (store / "train_0.bin").stat().st_size
-    monkeypatch.setattr(Trainer, "_train_step", train_step)
-    assert run(finetune.main, world.training(tmp_path / "run", *options)).status == 0
+    with at_call(*in_step(2), lambda: call(process_data_dolly.main, words)):
+        assert run(finetune.main, world.training(tmp_path / "run", *options)).status == 0
     assert (store / "train_0.bin").stat().st_size != before
-    assert contents(tmp_path / "run")["model.safetensors"] == contents(tmp_path / "whole")["model.safetensors"]
+    models = (contents(tmp_path / name)["model.safetensors"] for name in ("run", "whole"))
+    assert next(models) == next(models)

@@ -1,43 +1,37 @@
-"""Two nodes train together: two agents of torchrun on this machine, each with a process of its own."""
+"""torchrun starts two processes: as two agents on this machine, which stand for two nodes, or as one agent."""
 
-import os
-import socket
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 import finetune
 from tests.entry.curves import SAME_CURVE, STEPS_PER_EPOCH, curve_deviation, steady_run
+from tests.entry.outputs import read_log
+from tests.entry.processes import ENVIRONMENT, ROOT, TORCHRUN, call, free_port
 
-ROOT = Path(__file__).resolve().parents[2]
-NODES = 2
-DEEPSPEED = ["--deepspeed", "--deepspeed_config", ROOT / "configs" / "deepspeed" / "ds_config_zero2.json"]
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+DEEPSPEED = ["--deepspeed", "--deepspeed_config", str(ROOT / "configs" / "deepspeed" / "ds_config_zero2.json")]
+SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize("engine", [[], pytest.param(DEEPSPEED, marks=pytest.mark.slow)], ids=["plain", "ZeRO 2"])
-def test_two_nodes_have_the_curve_of_one_process(engine, world, call_script, read_log, tmp_path):
+@pytest.mark.parametrize(
+    ("nodes", "engine"),
+    [(2, []), pytest.param(2, DEEPSPEED, marks=SLOW), pytest.param(1, [], marks=SLOW)],
+    ids=["two nodes", "two nodes with ZeRO 2", "one node"],
+)
+def test_two_nodes_have_the_curve_of_one_process(nodes, engine, world, tmp_path):
     one, two, more = tmp_path / "one", tmp_path / "two", ["--total-iters", STEPS_PER_EPOCH]
-    assert call_script(finetune.main, steady_run(world, tmp_path, "adaptive-srkl", one, 1, 2, more)) == 0
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes", NODES, "--nproc_per_node", 1]
+    assert call(finetune.main, steady_run(world, tmp_path, "adaptive-srkl", one, 1, 2, more)) == 0
+    launcher = [*TORCHRUN, "--nnodes", nodes, "--nproc_per_node", 2 // nodes]
     launcher += ["--master_addr", "127.0.0.1", "--master_port", free_port()]
-    options = steady_run(world, tmp_path, "adaptive-srkl", two, NODES, 2, [*more, *engine])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    options = steady_run(world, tmp_path, "adaptive-srkl", two, 2, 2, [*more, *engine])
     agents = [
         subprocess.Popen(
-            [*map(str, launcher), "--node_rank", str(rank), "finetune.py", *options], cwd=ROOT, env=environment
+            [*map(str, launcher), "--node_rank", str(rank), "finetune.py", *options], cwd=ROOT, env=ENVIRONMENT
         )
-        for rank in range(NODES)
+        for rank in range(nodes)
     ]
     try:
-        assert [agent.wait(timeout=300) for agent in agents] == [0] * NODES
+        assert [agent.wait(timeout=300) for agent in agents] == [0] * nodes
     finally:
         for agent in agents:
             agent.kill()

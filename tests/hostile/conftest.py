@@ -1,8 +1,10 @@
-"""What all hostile tests share: a file system without waiting, and tiny models."""
+"""What all hostile tests share: the tiny world of the entry scripts, and a file system without waiting."""
 
 import os
 
 import pytest
+
+from tests.entry.conftest import world  # noqa: F401 (a fixture)
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from data_utils.errors import UserError
 from tests.hostile.cases import cases, is_one_clear_line
 from tests.hostile.damage import damages
 from tests.tools.test_import_gguf import HEADS, WIDTH, write_gguf
-from tools.import_gguf import check_gguf, check_tokens, load_gguf
+from tools.import_gguf import load_gguf
 
 LONGEST, LARGEST = 20, 1 << 20  # seconds, KiB that one file may take
 HUGE = (100_000, 10**8, 2**31 - 1, 2**32 - 1)
@@ -50,9 +50,7 @@ def load(path: Path) -> LlamaForCausalLM | None:
     """Load a file as the tool does; return None if it refuses in one line."""
     with within_limits():
         try:
-            check_gguf(path)
-            model, tokenizer = load_gguf(path, torch.float32)
-            check_tokens(model, tokenizer)
+            model, _ = load_gguf(path, torch.float32)
         except UserError as error:
             assert is_one_clear_line(error)
             return None

@@ -25,10 +25,8 @@ SOUND = st.fixed_dictionaries(
 WILD = st.fixed_dictionaries(
     {},
     optional={
-        "instruction": TEXT | JUNK | BROKEN_TEXT,
+        **dict.fromkeys(("instruction", "input", "prompt"), TEXT | JUNK | BROKEN_TEXT),
         "output": OUTPUT | JUNK | BROKEN_TEXT,
-        "input": TEXT | JUNK | BROKEN_TEXT,
-        "prompt": TEXT | JUNK | BROKEN_TEXT,
         "Instruction": TEXT,
     },
 )
@@ -193,19 +191,20 @@ def test_a_corpus_that_is_not_utf8_names_its_line(tmp_path, content):
 # ---- what was wrong ----------------------------------------------------------------------------------------------
 
 
-def refused_line(tmp_path, line: bytes) -> str:
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        (b"[" * 100_000, "not JSON"),
+        (b'{"instruction": "a", "output": "b", "prompt": "\\ud83d"}', "lone surrogate"),
+    ],
+    ids=[
+        "bug_a_line_of_ten_thousand_brackets_ended_in_a_recursion_error",
+        "bug_a_lone_surrogate_in_a_prompt_of_its_own_crashed_the_tokenizer",
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, line, what):
     path = tmp_path / "data.jsonl"
     path.write_bytes(b'{"instruction": "a", "output": "b"}\n' + line + b"\n")
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=what) as error:
         read_jsonl(path)
     assert str(error.value).startswith(f"{path}:2")
-    return str(error.value)
-
-
-def test_bug_a_line_of_ten_thousand_brackets_ended_in_a_recursion_error(tmp_path):
-    assert "not JSON" in refused_line(tmp_path, b"[" * 100_000)
-
-
-def test_bug_a_lone_surrogate_in_a_prompt_of_its_own_crashed_the_tokenizer(tmp_path):
-    line = b'{"instruction": "a", "output": "b", "prompt": "\\ud83d"}'
-    assert "lone surrogate" in refused_line(tmp_path, line)

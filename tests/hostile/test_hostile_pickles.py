@@ -1,7 +1,6 @@
 """A pickle in a folder that is loaded is never executed, under whatever name it lies there."""
 
 import io
-import json
 import os
 import pickle
 import shutil
@@ -19,18 +18,15 @@ from hypothesis import strategies as st
 from contra.field_files import load_field, save_field
 from contra.projector import Projector
 from contra.velocity_field import VelocityField
-from data_utils.errors import UserError
 from data_utils.indexed_dataset import IndexedDatasetWriter
 from data_utils.instructions import InstructionDataset
 from data_utils.response_pairs import PairDataset
 from distillm.models.adapters import add_lora
 from distillm.models.loading import load_causal_lm, load_tokenizer
-from distillm.training.checkpoint import write_hashes
 from tests.distillm.tiny import make_gpt2, make_llama
-from tests.hostile.cases import cases
-from tests.hostile.checkpointed import Run, newest, resume
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.entry.processes import ENVIRONMENT, ROOT
+from tests.hostile.cases import cases, refusal
+from tests.hostile.checkpointed import StoppedRun, rehash
 
 
 class Trap:
@@ -65,31 +61,12 @@ FORMS: dict[str, Callable[[Trap], bytes]] = {
 
 # What libraries look for, beside what this project writes.
 NAMES = {
-    "model": ["pytorch_model.bin", "model.bin", "model.safetensors", "config.json", "generation_config.json"],
-    "tokenizer": [
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "vocab.json",
-        "merges.txt",
-        "tokenizer.model",
-        "vocab.pkl",
-    ],
-    "adapter": ["adapter_model.bin", "adapter_model.safetensors", "adapter_config.json", "adapter_model.pt"],
-    "field": ["velocity_field.safetensors", "projector.safetensors", "velocity_field.json", "velocity_field.pt"],
-    "store": ["train_0.bin", "train_0.idx", "train.jsonl", "meta.json"],
-    "pairs": ["dataset_dict.json", "train/state.json", "train/dataset_info.json", "train/data-00000-of-00001.arrow"],
-    "checkpoint": [
-        "engine/weights.safetensors",
-        "engine/optimizer.safetensors",
-        "engine/optimizer.pt",
-        "engine/scaler.json",
-        "trainer.json",
-        "on_policy.json",
-        "velocity_field/velocity_field.safetensors",
-        "velocity_field/step",
-        "sha256.json",
-        "../latest",
-    ],
+    "model": "pytorch_model.bin model.bin model.safetensors config.json generation_config.json",
+    "tokenizer": "tokenizer.json tokenizer_config.json vocab.json merges.txt tokenizer.model vocab.pkl",
+    "adapter": "adapter_model.bin adapter_model.safetensors adapter_config.json adapter_model.pt",
+    "field": "velocity_field.safetensors projector.safetensors velocity_field.json velocity_field.pt",
+    "store": "train_0.bin train_0.idx train.jsonl meta.json",
+    "pairs": "dataset_dict.json train/state.json train/dataset_info.json train/data-00000-of-00001.arrow",
 }
 
 
@@ -108,59 +85,78 @@ def folders(tmp_path_factory, tokenizer):
         store.add([3, 65_535, 4])
     pairs = Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}])
     DatasetDict({"train": pairs}).save_to_disk(str(root / "pairs"))
-    run = Run(root / "checkpoint", 8, 2)
-    run.checkpoints.save(2)
     return root
 
 
-def load(kind: str, folder: Path, folders: Path, tokenizer) -> None:
-    """Load a folder as the scripts do."""
-    loaders: dict[str, Callable[[], object]] = {
-        "model": lambda: load_causal_lm(str(folder)),
-        "tokenizer": lambda: load_tokenizer(str(folder)).encode("a"),
-        "adapter": lambda: load_causal_lm(str(folders / "base of adapter"), adapter_path=str(folder)),
-        "field": lambda: load_field(folder, folder, 4, 6, 2),
-        "store": lambda: InstructionDataset(folder, "train", 9, 5)[0],
-        "pairs": lambda: PairDataset(folder, "train", tokenizer, 400, 300)[0],
-        "checkpoint": lambda: resume(Run(folder)),
-    }
-    try:
-        loaders[kind]()
-    except UserError as error:
-        assert "\n" not in str(error)
+@pytest.fixture
+def load(folders, tokenizer):
+    """Load a folder as the scripts do; return the one line of a refusal."""
+
+    def load_folder(kind: str, folder: Path) -> str | None:
+        loaders: dict[str, Callable[[], object]] = {
+            "model": lambda: load_causal_lm(str(folder)),
+            "tokenizer": lambda: load_tokenizer(str(folder)).encode("a"),
+            "adapter": lambda: load_causal_lm(str(folders / "base of adapter"), adapter_path=str(folder)),
+            "field": lambda: load_field(folder, folder, 4, 6, 2),
+            "store": lambda: InstructionDataset(folder, "train", 9, 5)[0],
+            "pairs": lambda: PairDataset(folder, "train", tokenizer, 400, 300)[0],
+        }
+        return refusal(loaders[kind])
+
+    return load_folder
 
 
-PLACES = st.sampled_from([(kind, name) for kind, names in NAMES.items() for name in names])
+def remove_weights(folder: Path) -> None:
+    """Leave nothing that would be taken instead of a pickle."""
+    for path in folder.rglob("*.safetensors"):
+        path.unlink()
 
 
-@cases(250, place=PLACES, form=st.sampled_from(sorted(FORMS)), alone=st.booleans())
-def test_a_planted_pickle_is_not_executed(folders, tokenizer, tmp_path, place, form, alone):
+PLACES = st.sampled_from([(kind, name) for kind, names in NAMES.items() for name in names.split()])
+
+
+@cases(200, place=PLACES, form=st.sampled_from(sorted(FORMS)), alone=st.booleans())
+def test_a_planted_pickle_is_not_executed(folders, load, tmp_path, place, form, alone):
     kind, name = place
     folder, sprung = tmp_path / kind, tmp_path / "sprung"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(folders / kind, folder)
-    inner = newest(folder) if kind == "checkpoint" else folder
-    if alone:  # nothing that would be taken instead of it
-        for path in inner.rglob("*.safetensors"):
-            path.unlink()
-    (inner / name).write_bytes(FORMS[form](Trap(sprung)))
-    load(kind, folder, folders, tokenizer)
-    if kind == "checkpoint" and name not in ("sha256.json", "../latest"):  # by someone who also knows of the hashes
-        write_hashes(inner)
-        with suppress(Exception):  # it is no accident then: what it ends in, nobody promises
-            load(kind, folder, folders, tokenizer)
+    if alone:
+        remove_weights(folder)
+    (folder / name).write_bytes(FORMS[form](Trap(sprung)))
+    load(kind, folder)
     assert not sprung.exists(), f"{kind}: {name} was executed"
 
 
-@pytest.mark.parametrize("kind", [*NAMES, "base of adapter"])
-def test_these_folders_load_without_the_pickle(kind, folders, tokenizer):
+CHECKPOINT = "engine/optimizer.pt sha256.json ../latest"  # and every file that is there
+
+
+@cases(50, which=st.floats(0, 1, exclude_max=True), form=st.sampled_from(sorted(FORMS)), alone=st.booleans())
+def test_a_pickle_planted_in_a_checkpoint_is_not_executed(stopped, tmp_path, which, form, alone):
+    save, sprung = tmp_path / "run", tmp_path / "sprung"
+    checkpoint = stopped.copied(save)
+    files = sorted(path.relative_to(checkpoint) for path in checkpoint.rglob("*") if path.is_file())
+    names = sorted({*map(str, files), *CHECKPOINT.split()})
+    name = names[int(which * len(names))]
+    if alone:
+        remove_weights(checkpoint)
+    (checkpoint / name).write_bytes(FORMS[form](Trap(sprung)))
+    if name not in ("sha256.json", "../latest"):
+        rehash(checkpoint)
+    with suppress(Exception):  # with these hashes it is no accident: what it ends in, nobody promises
+        stopped.go_on(save)
+    assert not sprung.exists(), f"{name} was executed"
+
+
+@pytest.fixture(scope="module")
+def stopped(world, tmp_path_factory):
+    return StoppedRun(world, tmp_path_factory.mktemp("stopped") / "run", 1)
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_these_folders_load_without_the_pickle(kind, folders, load):
     """Or else nothing would have been tried above."""
-    if kind != "base of adapter":
-        load_strictly = {"checkpoint": lambda: resume(Run(folders / kind)) is None}.get(kind)
-        assert load_strictly is None or load_strictly()
-        load(kind, folders / kind, folders, tokenizer)
-    else:
-        load_causal_lm(str(folders / kind))
+    assert load(kind, folders / kind) is None
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -174,24 +170,6 @@ def test_the_trap_works(form, tmp_path):
     else:
         pickle.load(content)
     assert (tmp_path / "sprung").exists()
-
-
-@pytest.mark.parametrize("model_type", ["gpt2", "its_own"])
-def test_a_models_own_code_is_not_executed(folders, tmp_path, model_type):
-    folder = Path(shutil.copytree(folders / "model", tmp_path / "model"))
-    (folder / "evil.py").write_text(f"import os\nos.makedirs({str(tmp_path / 'sprung')!r})\nclass Evil: pass\n")
-    config = json.loads((folder / "config.json").read_text())
-    auto_map = {"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Evil", "AutoTokenizer": ["evil.Evil", None]}
-    (folder / "config.json").write_text(json.dumps(config | {"model_type": model_type, "auto_map": auto_map}))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"auto_map": auto_map}))
-    for loader in (load_causal_lm, load_tokenizer):
-        try:
-            loader(str(folder))
-        except UserError as error:
-            assert model_type == "its_own" and "\n" not in str(error)
-        else:
-            assert model_type == "gpt2"
-    assert not (tmp_path / "sprung").exists()
 
 
 # ---- DeepSpeed, whose checkpoints are pickles --------------------------------------------------------------------
@@ -232,7 +210,7 @@ for path in sorted(folder.rglob("*.pt")):
 
 
 def test_bug_deepspeed_executed_a_pickle_in_its_checkpoint(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
     paths = [tmp_path / "checkpoint", ROOT / "configs" / "deepspeed" / "ds_config_zero2.json", tmp_path / "sprung"]
     paths[0].mkdir()
     command = [sys.executable, "-c", DEEPSPEED, *map(str, paths)]

@@ -20,7 +20,7 @@ from tests.hostile.texts import BROKEN_TEXT, JUNK, TEXT
 from tools.build_response_pairs import join, read_responses
 from tools.evaluation_results import open_rows
 from tools.generate_responses import append, resume
-from tools.make_results_table import document
+from tools.make_results_table import tables
 from tools.plot_results import read_log
 
 PARTS = st.floats(0, 1, exclude_max=True)
@@ -167,7 +167,7 @@ def write_evaluation(folder: Path, rows: list[tuple[str, str]], seed: int = 10) 
 def test_whatever_was_answered_has_its_row_in_the_table(tmp_path, rows):
     write_evaluation(tmp_path / "a", rows)
     (row,) = open_rows({"A": [tmp_path / "a"]})
-    assert row.runs[0].row_scores("dolly").shape == (1, len(rows))
+    assert row.scores["dolly"].shape == (1, 1, len(rows))
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +191,7 @@ def test_a_damaged_result_is_refused_evaluated_anew_or_in_the_table(evaluated, t
     assert is_done(job) or (changed and path.name in ("args.json", "metrics.json"))
     folders = {name.upper(): [tmp_path / "results" / name] for name in "ab"}
     try:
-        text = document(open_rows(folders, ["dolly"], [10]), ["A"])
+        text = "".join(tables(open_rows(folders, ["dolly"], [10]), ["A"]))
     except UserError as error:
         assert str(path) in one_line(error) or "A" in str(error)
         assert changed
@@ -202,15 +202,15 @@ def test_a_damaged_result_is_refused_evaluated_anew_or_in_the_table(evaluated, t
 @cases(300, value=JUNK | st.floats() | st.sampled_from(["12", "NaN", [], 10**400, float("nan"), float("inf")]))
 def test_a_score_that_is_no_number_is_refused(evaluated, tmp_path, value):
     shutil.copytree(evaluated, tmp_path / "results", dirs_exist_ok=True)
-    path = tmp_path / "results" / "a" / "dolly-512" / "10" / "metrics.json"
-    path.write_text(json.dumps({"rougeL": value}))
+    path = tmp_path / "results" / "a" / "dolly-512" / "10" / "answers.jsonl"
+    path.write_text(json.dumps({"prompt": "Say it.", "rougeL": value}))
     number = isinstance(value, int | float) and abs(value) < 1e9
     try:
         (row,) = open_rows({"A": [tmp_path / "results" / "a"]})
     except UserError as error:
         assert str(path) in one_line(error) and not number
         return
-    assert number and row.runs[0].scores.tolist() == [[float(value)]]
+    assert number and row.scores["dolly"].tolist() == [[[float(value)]]]
 
 
 @cases(
@@ -237,7 +237,7 @@ def test_a_damaged_log_is_refused_or_read_and_a_resumed_run_cuts_it(tmp_path, st
 def test_bug_an_answer_with_a_line_separator_made_a_sound_result_unreadable(tmp_path):
     write_evaluation(tmp_path, [("Say it.", "one\u2028two"), ("And now?", "three\x85four")])
     (row,) = open_rows({"A": [tmp_path]})
-    assert row.runs[0].row_scores("dolly").shape == (1, 2)
+    assert row.scores["dolly"].shape == (1, 1, 2)
 
 
 def test_bug_a_result_without_readable_options_ended_in_a_traceback(tmp_path, capsys):

@@ -12,12 +12,13 @@ import torch
 
 import evaluate
 import finetune
-from data_utils.errors import UserError, run_as_script
+from data_utils.errors import UserError
 from data_utils.instructions import EVALUATION_SETS
 from distillm.models.adapters import add_lora
 from distillm.models.checks import check_model_type
 from distillm.models.loading import load_causal_lm, load_tokenizer
 from tests.distillm.tiny import make_gpt2, make_llama
+from tests.entry.tiny_world import write_lines
 from tools import generate_responses, import_gguf, process_data_dolly, process_data_pretrain, prune_depth
 
 NEVER = "Python code of its own, which is never run"
@@ -36,24 +37,27 @@ def sprung(tmp_path):
     return tmp_path / "sprung"
 
 
+def merge(path: Path, **values: object) -> None:
+    """Set values in a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
 def add_code(folder: Path, sprung: Path, where: str) -> None:
     """Put a module into a model's folder, and ask for it there."""
     trap = f"import os\nos.makedirs({str(sprung)!r})\n"
     (folder / "evil.py").write_text(f"{trap}class Evil: pass\n")
     (folder / "custom_generate").mkdir()
     (folder / "custom_generate" / "generate.py").write_text(f"{trap}def generate(model): pass\n")
-    config, tokenizer = (folder / name for name in ("config.json", "tokenizer_config.json"))
     if where == "tokenizer":
-        auto_map = {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", None]}}
-        tokenizer.write_text(json.dumps(json.loads(tokenizer.read_text()) | auto_map))
-        config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "its_own"}))
-    elif where == "config":
-        auto_map = {"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Evil"}
-        own = {"model_type": "its_own", "auto_map": auto_map}
-        config.write_text(json.dumps(json.loads(config.read_text()) | own))
+        auto_map = {"AutoTokenizer": ["evil.Evil", None]}
+        merge(folder / "tokenizer_config.json", tokenizer_class="Evil", auto_map=auto_map)
+        merge(folder / "config.json", model_type="its_own")
+    elif where == "generation":
+        merge(folder / "generation_config.json", custom_generate=str(folder))
     else:
-        generation = folder / "generation_config.json"
-        generation.write_text(json.dumps(json.loads(generation.read_text()) | {"custom_generate": str(folder)}))
+        auto_map = {"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Evil"}
+        model_type = {"model_type": "its_own"} if where == "config" else {}
+        merge(folder / "config.json", auto_map=auto_map, **model_type)
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +70,8 @@ def plain(tmp_path_factory, tokenizer):
     for name in ("model", "llama"):
         tokenizer.save_pretrained(root / name)
     add_lora(make_llama(8, 1, vocabulary=size), 2, 4, 0.0).save_pretrained(root / "adapter")
-    record = json.dumps({"instruction": "Say red.", "output": "red"}) + "\n"
     for path in ("raw/train.jsonl", "raw/dev.jsonl", f"raw/{EVALUATION_SETS['dolly'][0]}"):
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_text(record)
+        write_lines(root / path, [{"instruction": "Say red.", "output": "red"}])
     (root / "raw" / "data.txt").write_text("A line of text.\n" * 50)
     return root
 
@@ -107,7 +109,9 @@ LOADERS: dict[str, Callable[[str, Path, Path], object]] = {
 
 
 @pytest.mark.parametrize("loader", LOADERS)
-@pytest.mark.parametrize("where", ["config", "tokenizer", "generation", "base of an adapter"])
+@pytest.mark.parametrize(
+    "where", ["config", "config of a known model", "tokenizer", "generation", "base of an adapter"]
+)
 def test_code_in_a_models_folder_never_runs(plain, tmp_path, questions, sprung, monkeypatch, where, loader):
     monkeypatch.setattr(sys, "argv", sys.argv)
     monkeypatch.chdir(tmp_path)
@@ -116,14 +120,13 @@ def test_code_in_a_models_folder_never_runs(plain, tmp_path, questions, sprung, 
     add_code(model, sprung, "config" if "adapter" in where else where)
     if "adapter" in where:
         adapter = Path(shutil.copytree(plain / "adapter", tmp_path / "adapter"))
-        config = json.loads((adapter / "adapter_config.json").read_text())
-        (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(model)}))
+        merge(adapter / "adapter_config.json", base_model_name_or_path=str(model))
         model = adapter
     try:
         LOADERS[loader](str(model), plain / "raw", tmp_path)
     except UserError as error:
         assert "\n" not in str(error)
-        assert where == "generation" or str(tmp_path) in str(error)
+        assert where in ("generation", "config of a known model") or str(tmp_path) in str(error)
         if where in ("config", "base of an adapter"):
             assert NEVER in str(error)
     assert not sprung.exists() and not questions
@@ -150,15 +153,3 @@ def test_code_beside_a_gguf_file_never_runs(plain, tmp_path, questions, sprung):
     with pytest.raises(UserError):
         import_gguf.load_gguf(folder / "model.gguf", torch.float32)
     assert not sprung.exists() and not questions
-
-
-def test_a_script_says_in_one_line_that_code_is_never_run(plain, tmp_path, questions, sprung, monkeypatch, capsys):
-    folder = Path(shutil.copytree(plain / "model", tmp_path / "model"))
-    add_code(folder, sprung, "config")
-    words = ["finetune.py", "--model-path", str(folder), "--data-dir", str(plain), "--save", str(tmp_path / "out")]
-    monkeypatch.setattr(sys, "argv", [*words, "--do-train"])
-    with pytest.raises(SystemExit) as end:
-        run_as_script(finetune.main)
-    said = capsys.readouterr().err.splitlines()
-    assert end.value.code == 1 and len(said) == 1
-    assert f"cannot load {folder}: it comes with {NEVER}" in said[0]

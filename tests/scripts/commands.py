@@ -63,6 +63,13 @@ def bash(script: str, *arguments: str, cwd: Path = REPOSITORY, **variables: str)
     )
 
 
+def assert_one_line(result: subprocess.CompletedProcess[str], *parts: str) -> None:
+    """The script refused, with one line that has these parts."""
+    assert result.returncode == 1 and result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert all(part in line for part in parts), line
+
+
 def dry_run(script: str, *arguments: str, **variables: str) -> list[Command]:
     """Return the commands that a script would run."""
     result = bash(script, *arguments, DRY_RUN="1", **variables)

@@ -23,6 +23,7 @@ from tools.make_tiny_models import train_tokenizer
 
 FEW_ROWS = ["--train-num=12", "--teacher-train-num=12", "--dev-num=4", "--test-num=2", "--documents=200"]
 LLAMA_SHAPE = {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 32}
+Pair = tuple[PreTrainedTokenizerFast, PreTrainedModel]
 POSITIONS = 768  # as many as the 256 + 512 that DistiLLM-2's responses may take
 LAYERS = {"gpt2": 8, "openllama2": 8, "llama2": 8, "qwen2.5": 8, "smollm2": 12}
 
@@ -44,9 +45,7 @@ def make_models(family: str, folder: Path, world: Path) -> None:
         own.save_pretrained(folder / role)
 
 
-def gpt2(
-    tokenizer: PreTrainedTokenizerFast, width: int, layers: int, role: str
-) -> tuple[PreTrainedTokenizerFast, PreTrainedModel]:
+def gpt2(tokenizer: PreTrainedTokenizerFast, width: int, layers: int, role: str) -> Pair:
     config = GPT2Config(
         vocab_size=len(tokenizer),
         n_positions=POSITIONS,
@@ -59,9 +58,7 @@ def gpt2(
     return tokenizer, GPT2LMHeadModel(config)
 
 
-def llama(
-    tokenizer: PreTrainedTokenizerFast, width: int, layers: int, role: str
-) -> tuple[PreTrainedTokenizerFast, PreTrainedModel]:
+def llama(tokenizer: PreTrainedTokenizerFast, width: int, layers: int, role: str) -> Pair:
     """LLaMA's tokenizer puts a BOS first and has no padding token."""
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.add_special_tokens(["<s>"])
@@ -78,9 +75,7 @@ def llama(
     return own, LlamaForCausalLM(config)
 
 
-def qwen2(
-    tokenizer: PreTrainedTokenizerFast, width: int, layers: int, role: str
-) -> tuple[PreTrainedTokenizerFast, PreTrainedModel]:
+def qwen2(tokenizer: PreTrainedTokenizerFast, width: int, layers: int, role: str) -> Pair:
     """Qwen2.5's ids need 32 bits, its embeddings are tied, and its larger models pad their vocabulary more."""
     parts = json.loads(tokenizer.backend_tokenizer.to_str())
     parts["model"]["vocab"]["<|end|>"] = 70_000

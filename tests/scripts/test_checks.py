@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.scripts.commands import REPOSITORY, VARIABLES, bash, scripts
+from tests.scripts.commands import REPOSITORY, VARIABLES, assert_one_line, bash, scripts
 
 TRAINING = "scripts/smollm2/sft/sft_student.sh"
 UNCHECKED = {"OMP_NUM_THREADS", "DRY_RUN", "CUDA_VISIBLE_DEVICES"}  # text that is compared, and what GPU_IDX becomes
@@ -15,12 +15,6 @@ NUMBERS = """
 """
 OTHERS = {"ROWS", "EVAL_OPTIONS", "MASTER_ADDR", "PRECISION"}
 PATHS = [name for name in VARIABLES.split() if name not in {*NUMBERS.split(), *OTHERS, *UNCHECKED}]
-
-
-def assert_one_line(result, *parts):
-    assert result.returncode == 1 and result.stdout == ""
-    (line,) = result.stderr.splitlines()
-    assert all(part in line for part in parts), line
 
 
 def run(tmp_path, **variables):

@@ -141,7 +141,8 @@ def test_every_script_of_a_family_runs_and_its_results_load(family, tmp_path, wo
 
 def checkpoints_of_rows(family: str, places: dict[str, str]) -> list[str]:
     """Return the folders of all models that a family's tables may show."""
-    line = f'source scripts/{family}/common.sh . 2012 1; printf "%s\\n" "${{CHECKPOINT_OF[@]}}"'
+    rows = 'for name in "${TABLE[@]}"; do echo "${CHECKPOINT_OF[$name]}"; done'
+    line = f"source scripts/{family}/common.sh . 2012 1; {rows}"
     shell = subprocess.run(["bash", "-c", line], env=os.environ | places, check=True, capture_output=True, text=True)
     return shell.stdout.splitlines()
 

@@ -42,57 +42,31 @@ PAIRS = {
 TRAIN = "./results/gpt2/train"
 INIT = f"{TRAIN}/init/gpt2-base"
 
-# script: (start, batch size, accumulation, eval batch size, lr, epochs, type, save, flags, what else)
-TABLE = {
-    "sft/sft_xlarge.sh": (
-        ("gpt2-xl", 4, 2, 16, 5e-5, 10, "lm", "sft/gpt2-xlarge"),
-        {"only-save-last", "gradient-checkpointing"},
-        {},
-    ),
-    "sft/sft_base.sh": (("gpt2", 16, 1, 32, 5e-4, 20, "lm", "sft/gpt2-base"), set(), {}),
-    "init/init_base.sh": (("gpt2", 8, 1, 10, 5e-4, 3, "lm", "init/gpt2-base"), set(), {}),
-    "kd/kd_base.sh": (("gpt2", 16, 1, 64, 5e-4, 20, "kd", "kd/base"), set(), DISTILLATION),
-    "kd/contra_base.sh": (
-        (INIT, 16, 1, 64, 5e-4, 20, "fkl-contra", "contra/kd/base"),
-        set(),
-        DISTILLATION | CONTRA,
-    ),
-    "distillm/train_0.1B_1.5B.sh": (
-        (INIT, 16, 1, 64, 5e-4, 20, "adaptive-srkl", "distillm/0.1B_1.5B"),
-        set(),
-        DISTILLATION | ON_POLICY,
-    ),
-    "fdd/fdd_base.sh": (
-        (INIT, 8, 2, 64, 5e-4, 20, "rkl-fdd", "fdd/base"),
-        set(),
-        DISTILLATION | {"num-distill-layers": 6},
-    ),
-    "fdd/contra_base.sh": (
-        (INIT, 8, 2, 64, 5e-4, 20, "rkl-contra-fdd", "contra/fdd/base"),
-        set(),
-        DISTILLATION | CONTRA,
-    ),
-    "distillm2/distillm2_v1_base.sh": (
-        (INIT, 16, 1, 64, 5e-4, 20, "distillm2-v1", "distillm2/v1_base"),
-        set(),
-        DISTILLATION | PAIRS,
-    ),
-    "distillm2/distillm2_v2_base.sh": (
-        (INIT, 16, 1, 64, 5e-4, 20, "distillm2-v2", "distillm2/v2_base"),
-        {"gradual-beta"},
-        DISTILLATION | PAIRS,
-    ),
-    "distillm2/contra_0.1B_1.5B.sh": (
-        (INIT, 16, 1, 64, 5e-4, 20, "distillm2-v2-contra", "contra/distillm2/0.1B_1.5B"),
-        {"gradual-beta"},
-        DISTILLATION | PAIRS | CONTRA | {"velocity-field-path": "./results/gpt2/train/velocity_field/distillm2"},
-    ),
-    "distillm/contra_0.1B_1.5B.sh": (
-        (INIT, 16, 1, 64, 5e-4, 20, "adaptive-srkl-contra", "contra/distillm/0.1B_1.5B"),
-        set(),
-        DISTILLATION | ON_POLICY | CONTRA,
-    ),
+PARTS = {
+    "teacher": DISTILLATION,
+    "on-policy": ON_POLICY,
+    "contra": CONTRA,
+    "layers": {"num-distill-layers": 6},
+    "pairs": PAIRS,
+    "pair-field": {"velocity-field-path": "./results/gpt2/train/velocity_field/distillm2"},
 }
+# script, then the COLUMNS, then flags and parts of the recipe
+TABLE = """
+sft/sft_xlarge.sh gpt2-xl 4 2 16 5e-5 10 lm sft/gpt2-xlarge --only-save-last --gradient-checkpointing
+sft/sft_base.sh gpt2 16 1 32 5e-4 20 lm sft/gpt2-base
+init/init_base.sh gpt2 8 1 10 5e-4 3 lm init/gpt2-base
+kd/kd_base.sh gpt2 16 1 64 5e-4 20 kd kd/base teacher
+kd/contra_base.sh INIT 16 1 64 5e-4 20 fkl-contra contra/kd/base teacher contra
+distillm/train_0.1B_1.5B.sh INIT 16 1 64 5e-4 20 adaptive-srkl distillm/0.1B_1.5B teacher on-policy
+distillm/contra_0.1B_1.5B.sh INIT 16 1 64 5e-4 20 adaptive-srkl-contra contra/distillm/0.1B_1.5B teacher \
+    on-policy contra
+fdd/fdd_base.sh INIT 8 2 64 5e-4 20 rkl-fdd fdd/base teacher layers
+fdd/contra_base.sh INIT 8 2 64 5e-4 20 rkl-contra-fdd contra/fdd/base teacher contra
+distillm2/distillm2_v1_base.sh INIT 16 1 64 5e-4 20 distillm2-v1 distillm2/v1_base teacher pairs
+distillm2/distillm2_v2_base.sh INIT 16 1 64 5e-4 20 distillm2-v2 distillm2/v2_base teacher pairs --gradual-beta
+distillm2/contra_0.1B_1.5B.sh INIT 16 1 64 5e-4 20 distillm2-v2-contra contra/distillm2/0.1B_1.5B teacher pairs \
+    contra pair-field --gradual-beta
+""".strip().splitlines()
 COLUMNS = ("model-path", "batch-size", "gradient-accumulation-steps", "eval-batch-size", "lr", "epochs", "type", "save")
 
 
@@ -106,12 +80,16 @@ def assert_options(command: Command, expected: dict, flags: set[str]) -> None:
         assert text == value if isinstance(value, str) else float(text) == value, name
 
 
-@pytest.mark.parametrize("script", TABLE)
-def test_a_training_script_has_the_values_of_the_recipe(script):
+@pytest.mark.parametrize("line", TABLE, ids=lambda line: line.split()[0])
+def test_a_training_script_has_the_values_of_the_recipe(line):
+    script, *words = line.replace("INIT", INIT).split()
+    row, more = words[: len(COLUMNS)], words[len(COLUMNS) :]
+    expected = SHARED | SAMPLING | DEEPSPEED | dict(zip(COLUMNS, row, strict=True))
+    for part in more:
+        expected |= PARTS.get(part, {})
+    expected["save"] = f"{TRAIN}/{expected['save']}"
+    flags = {word.removeprefix("--") for word in more if word not in PARTS}
     (command,) = dry_run(f"scripts/gpt2/{script}", ".", "2012", "1")
-    row, flags, extra = TABLE[script]
-    expected = SHARED | SAMPLING | DEEPSPEED | dict(zip(COLUMNS, row, strict=True)) | extra
-    expected["save"] = f"./results/gpt2/train/{expected['save']}"
     assert command.program == "finetune.py"
     assert_options(command, expected, SHARED_FLAGS | {"do-sample", "deepspeed"} | flags)
 
@@ -143,7 +121,6 @@ def test_the_velocity_field_has_the_values_of_the_recipe(script, data, batch_siz
 
 
 def test_the_data_scripts_have_the_values_of_the_recipe():
-    (dolly,) = dry_run("scripts/gpt2/tools/process_data_dolly.sh")
     shared = {
         "model-path": "gpt2",
         "model-type": "gpt2",
@@ -151,28 +128,13 @@ def test_the_data_scripts_have_the_values_of_the_recipe():
         "dev-num": 1000,
         "data-process-workers": 32,
     }
-    assert_options(
-        dolly,
-        shared
-        | {
-            "data-dir": "./data/dolly/",
-            "processed-data-dir": "./processed_data/dolly/full/gpt2/",
-            "max-prompt-length": 256,
-            "train-num": -1,
-        },
-        set(),
-    )
-    (corpus,) = dry_run("scripts/gpt2/tools/process_data_pretrain.sh")
-    assert_options(
-        corpus,
-        shared
-        | {
-            "data-dir": "./data/openwebtext/",
-            "processed-data-dir": "./processed_data/openwebtext/gpt2/512/22.87K/",
-            "train-num": 22870,
-        },
-        set(),
-    )
+    dolly = {"data-dir": "./data/dolly/", "processed-data-dir": SHARED["data-dir"]}
+    dolly |= {"max-prompt-length": 256, "train-num": -1}
+    corpus = {"data-dir": "./data/openwebtext/", "processed-data-dir": DISTILLATION["lm-data-dir"], "train-num": 22870}
+    for name, own in (("dolly", dolly), ("pretrain", corpus)):
+        (command,) = dry_run(f"scripts/gpt2/tools/process_data_{name}.sh")
+        assert command.program == f"tools/process_data_{name}.py"
+        assert_options(command, shared | own, set())
 
 
 SETS = ("dolly", "self_inst", "vicuna", "sinst", "uinst")

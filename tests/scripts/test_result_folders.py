@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from tests.scripts.commands import REPOSITORY, Command, bash, dry_run, environment
+from tests.scripts.commands import REPOSITORY, Command, assert_one_line, bash, dry_run, environment
 
 EVALUATION = "scripts/gpt2/eval/run_eval.sh"
 ADAPTERS = "scripts/llama2/eval/eval_main_dolly_lora.sh"
@@ -112,7 +112,4 @@ def test_bug_two_adapters_with_one_name_replaced_each_others_results():
 
 
 def test_a_missing_argument_of_an_adapters_evaluation_is_one_clear_line():
-    result = bash(ADAPTERS, ".", "2012", "1", "name")
-    assert result.returncode == 1
-    (line,) = result.stderr.splitlines()
-    assert "NAME ADAPTER BASE_MODEL" in line
+    assert_one_line(bash(ADAPTERS, ".", "2012", "1", "name"), "NAME ADAPTER BASE_MODEL")

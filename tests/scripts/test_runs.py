@@ -7,8 +7,7 @@ from functools import cache
 
 import pytest
 
-from tests.scripts.commands import REPOSITORY, Command, bash, dry_run, environment, scripts
-from tests.scripts.test_scripts import assert_fails
+from tests.scripts.commands import REPOSITORY, Command, assert_one_line, bash, dry_run, environment, scripts
 
 RUNS = scripts("runs")
 ONE_OF_EACH_FAMILY = [run for run in RUNS if run.endswith(("/distillm_contra.sh", "/num_layers.sh"))]
@@ -74,10 +73,10 @@ def test_rows_names_the_rows_of_a_run_and_nothing_else_is_trained():
 
 def test_a_row_that_the_family_lacks_is_one_clear_line():
     result = bash("runs/qwen2.5/distillm.sh", ROWS="SFT, KD")
-    assert_fails(
+    assert_one_line(
         result, "ROWS: 'KD' is no row of qwen2.5: name some of Teacher, SFT, DistiLLM, DistiLLM + CONTRA, with"
     )
-    assert_fails(bash("runs/ablation/num_layers.sh", ROWS="SFT", DRY_RUN="1"), "an ablation needs DistiLLM")
+    assert "an ablation needs DistiLLM" in bash("runs/ablation/num_layers.sh", ROWS="SFT", DRY_RUN="1").stderr
 
 
 def test_a_teacher_of_the_users_is_the_teacher_of_the_table():
@@ -151,11 +150,11 @@ def test_an_ablation_has_as_many_runs_of_each_value_as_seeds():
     ],
 )
 def test_seeds_that_would_not_be_other_runs_are_one_clear_line(run, variables, message):
-    assert_fails(bash(f"runs/{run}.sh", **variables), message)
+    assert_one_line(bash(f"runs/{run}.sh", **variables), message)
 
 
 def test_seeds_and_a_seed_for_all_trainings_are_one_clear_line():
-    assert_fails(
+    assert_one_line(
         bash("runs/gpt2/kd.sh", ".", "2012", "1", "--seed", "20", SEEDS="10 20"), "--seed is one of SEEDS='10 20'"
     )
 

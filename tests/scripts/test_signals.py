@@ -38,7 +38,7 @@ for option in ("--save", "--processed-data-dir"):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").touch()
 """
-STANDS = (
+EXISTING = (
     "checkpoints/tiny/teacher",
     "checkpoints/tiny/student",
     "processed_data/dolly/full/tiny",
@@ -53,7 +53,7 @@ def start(tmp_path):
     """Start a script of a copied tree in a session of its own, until its trainings run."""
     for folder in ("scripts", "runs"):
         shutil.copytree(REPOSITORY / folder, tmp_path / "copy" / folder)
-    for name in STANDS:
+    for name in EXISTING:
         (tmp_path / "copy" / name).mkdir(parents=True)
         (tmp_path / "copy" / name / "config.json").touch()
     log = tmp_path / "log"

@@ -1,8 +1,5 @@
 """Guarantees of tools/get_instruction_data.py and tools/get_openwebtext.py, with the hub replaced."""
 
-import subprocess
-import sys
-
 import pytest
 
 from data_utils.errors import UserError
@@ -18,15 +15,9 @@ FILES = {
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
+def fetch(run, tmp_path):
     """Run a tool on a data folder: what it printed."""
-
-    def run_tool(tool, *options):
-        monkeypatch.setattr(sys, "argv", ["tool", "--data-dir", str(tmp_path / "data"), *options])
-        tool.main()
-        return capsys.readouterr().out
-
-    return run_tool
+    return lambda tool, *options: run(tool, "--data-dir", tmp_path / "data", *options)
 
 
 @pytest.fixture
@@ -51,44 +42,44 @@ def written(folder):
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_five_sets_come_to_their_places(run, hub, tmp_path):
-    run(get_instruction_data)
+def test_the_five_sets_come_to_their_places(fetch, hub, tmp_path):
+    fetch(get_instruction_data)
     assert set(written(tmp_path / "data")) == {f"{folder}/{name}" for folder, names in FILES.items() for name in names}
     assert hub == ["MiniLLM/dolly", "MiniLLM/self-inst", "MiniLLM/Vicuna", "MiniLLM/sinst", "MiniLLM/uinst"]
 
 
-def test_what_stands_already_is_neither_fetched_nor_changed(run, hub, tmp_path):
+def test_what_exists_already_is_neither_fetched_nor_changed(fetch, hub, tmp_path):
     mine = tmp_path / "data" / "dolly" / "train.jsonl"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
-    run(get_instruction_data)
+    fetch(get_instruction_data)
     assert mine.read_text() == "mine"
     del hub[:]
-    assert run(get_instruction_data).count("stands already") == 5
+    assert fetch(get_instruction_data).count("exists already") == 5
     assert hub == []
 
 
-def test_raw_stands_in_for_train_and_dev(run, hub, tmp_path):
+def test_raw_replaces_train_and_dev(fetch, hub, tmp_path):
     folder = tmp_path / "data" / "dolly"
     folder.mkdir(parents=True)
     for name in ("raw.jsonl", "valid.jsonl"):
         (folder / name).write_text("mine")
-    assert "dolly stands already" in run(get_instruction_data)
+    assert "dolly exists already" in fetch(get_instruction_data)
 
 
-def test_a_set_can_come_from_elsewhere(run, hub):
-    run(get_instruction_data, "--self-inst", "Someone/copy")
+def test_a_set_can_come_from_elsewhere(fetch, hub):
+    fetch(get_instruction_data, "--self-inst", "Someone/copy")
     assert "Someone/copy" in hub
     assert "MiniLLM/self-inst" not in hub
 
 
-def test_offline_one_line_says_what_is_missing_and_nothing_is_written(run, tmp_path, monkeypatch):
+def test_offline_one_line_says_what_is_missing_and_nothing_is_written(fetch, tmp_path, monkeypatch):
     def download(source, files):
         raise ConnectionError("no network\nmore words")
 
     monkeypatch.setattr(get_instruction_data, "download", download)
     with pytest.raises(UserError) as error:
-        run(get_instruction_data)
+        fetch(get_instruction_data)
     message = str(error.value)
     assert message.startswith("cannot fetch MiniLLM/dolly (no network); missing ")
     assert "\n" not in message
@@ -97,33 +88,26 @@ def test_offline_one_line_says_what_is_missing_and_nothing_is_written(run, tmp_p
     assert not (tmp_path / "data").exists()
 
 
-def test_a_source_without_the_files_is_an_error(run, hub, tmp_path, monkeypatch):
+def test_a_source_without_the_files_is_an_error(fetch, hub, tmp_path, monkeypatch):
     monkeypatch.setattr(get_instruction_data, "download", lambda source, files: tmp_path / "nothing")
     with pytest.raises(UserError, match=r"it has no train\.jsonl, dev\.jsonl, valid\.jsonl"):
-        run(get_instruction_data)
+        fetch(get_instruction_data)
 
 
-def test_the_corpus_is_one_document_a_line(run, tmp_path, monkeypatch):
+def test_the_corpus_is_one_document_a_line(fetch, tmp_path, monkeypatch):
     documents = [{"text": "one\n\ntwo 🙂"}, {"text": " \n"}, {"text": "three"}]
     monkeypatch.setattr(get_openwebtext, "load_documents", lambda data_set: documents)
-    run(get_openwebtext)
+    fetch(get_openwebtext)
     assert (tmp_path / "data" / "data.txt").read_text(encoding="utf-8") == "one<@x(x!>two 🙂\nthree\n"
     monkeypatch.setattr(get_openwebtext, "load_documents", None)
-    assert "stands already" in run(get_openwebtext)
+    assert "exists already" in fetch(get_openwebtext)
 
 
-def test_offline_the_missing_corpus_is_named_and_nothing_is_written(run, tmp_path, monkeypatch):
+def test_offline_the_missing_corpus_is_named_and_nothing_is_written(fetch, tmp_path, monkeypatch):
     def load_documents(data_set):
         raise ConnectionError(f"no way to {data_set}")
 
     monkeypatch.setattr(get_openwebtext, "load_documents", load_documents)
     with pytest.raises(UserError, match=r"\(no way to Some/set\); missing .*data\.txt: put it there by hand"):
-        run(get_openwebtext, "--data-set", "Some/set")
+        fetch(get_openwebtext, "--data-set", "Some/set")
     assert not (tmp_path / "data").exists()
-
-
-def test_a_script_ends_a_mistake_with_one_line_and_status_1(request):
-    command = [sys.executable, "tools/get_openwebtext.py", "--oops"]
-    result = subprocess.run(command, cwd=request.config.rootpath, capture_output=True, text=True)
-    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1)
-    assert result.stderr.startswith("get_openwebtext.py: error: unrecognized arguments: --oops")

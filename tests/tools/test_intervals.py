@@ -9,7 +9,7 @@ import pytest
 from data_utils.randomness import keyed_generator
 from tests.tools.test_results_table import write_job
 from tools.evaluation_results import open_rows
-from tools.make_results_table import RESAMPLES, difference_tables, resampled_means, run_weights
+from tools.make_results_table import RESAMPLES, difference_tables, resampled_means
 
 STUDENTS_T = {2: 12.706, 3: 4.303, 5: 2.776}  # the 97.5 % quantile, by number of runs
 
@@ -96,13 +96,6 @@ def test_a_run_is_drawn_for_all_sets_at_once(tmp_path):
     (table,) = difference_tables(open_rows(folders), ["a"])
     _, *cells = table.splitlines()[-1].strip("| ").split(" | ")
     assert len(cells) == 3 and len(set(cells)) == 1 and cells[0].startswith("+3.00 [")
-
-
-def test_the_weights_of_a_resample_sum_to_one_and_equal_ones_come_first():
-    for count in (1, 2, 3, 5):
-        assert run_weights(count).sum(1) == pytest.approx(np.ones(1 + RESAMPLES))
-        assert run_weights(count)[0] == pytest.approx(np.full(count, 1 / count))
-    assert (run_weights(1) == 1).all()
 
 
 def test_one_run_of_a_teacher_adds_nothing_for_its_training(tmp_path):

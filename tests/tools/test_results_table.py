@@ -1,7 +1,7 @@
 """Guarantees of tools/evaluation_results.py, make_results_table.py and plot_results.py."""
 
 import json
-import sys
+import shutil
 
 import matplotlib
 import numpy as np
@@ -17,12 +17,20 @@ SEEDS = (10, 20, 30)
 ROWS = {"dolly": 60, "vicuna": 20}
 
 
-def write_job(folder, scores) -> None:
+def write_job(folder, scores, batch=8, content=None, **options) -> None:
+    """Write what `evaluate.py` does: `<model>/<set>-<max-length>/<seed>`; `options` and `content` replace parts."""
+    model, data_name = folder.parents[1].name, folder.parent.name.partition("-")[0]
     folder.mkdir(parents=True, exist_ok=True)
-    metrics = {"rougeL": float(np.mean(scores)), "exact_match": 0.0, "rows": len(scores)}
-    (folder / "metrics.json").write_text(json.dumps(metrics))
-    lines = [json.dumps({"answer": "a", "rougeL": float(score)}) + "\n" for score in scores]
-    (folder / "answers.jsonl").write_text("".join(lines))
+    lines = [json.dumps({"prompt": f"row {row}", "rougeL": float(score)}) for row, score in enumerate(scores)]
+    (folder / "answers.jsonl").write_text("\n".join(lines))
+    content = {"data_dir": f"rows of {data_name}", "model_path": model} | (content or {})
+    arguments = {"model_path": model, "peft_path": None, "data_dir": "data", "temperature": 1.0} | options
+    header = {"arguments": arguments, "inputs": {name: {"file": text} for name, text in content.items()}}
+    (folder / "args.json").write_text(json.dumps(header | {"global_batch_size": batch}))
+
+
+def scores_in(folder) -> list[float]:
+    return [json.loads(line)["rougeL"] for line in (folder / "answers.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture
@@ -43,11 +51,6 @@ def rows_of(results, *names):
     return [argument for name in names for argument in ("--row", f"{name}={results / name}")]
 
 
-def run(tool, monkeypatch, *arguments) -> None:
-    monkeypatch.setattr(sys, "argv", [f"tools/{tool.__name__}.py", *map(str, arguments)])
-    tool.main()
-
-
 def cells(text):
     """Return the cells of all table lines by (head of the table, model, column)."""
     found, head = {}, None
@@ -63,24 +66,23 @@ def cells(text):
     return found
 
 
-def test_cells_are_mean_and_sample_deviation_over_seeds(results, tmp_path, monkeypatch):
-    run(make_results_table, monkeypatch, *rows_of(results, "low", "high"), "--save", tmp_path / "t.md")
+def test_cells_are_mean_and_sample_deviation_over_seeds(results, run, tmp_path):
+    run(make_results_table, *rows_of(results, "low", "high"), "--save", tmp_path / "t.md")
     table = cells((tmp_path / "t.md").read_text())
-    scores = [[_mean(results, "low", data_name, seed) for seed in SEEDS] for data_name in ROWS]
+    scores = [[mean_of(results, "low", data_name, seed) for seed in SEEDS] for data_name in ROWS]
     for data_name, values in zip(ROWS, scores, strict=True):
         assert table["ROUGE-L", "low", data_name] == f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
     average = np.mean(scores, axis=0)
     assert table["ROUGE-L", "low", "average"] == f"{average.mean():.2f} ± {average.std(ddof=1):.2f}"
 
 
-def _mean(results, model, data_name, seed):
-    path = results / model / f"{data_name}-512" / str(seed) / "metrics.json"
-    return json.loads(path.read_text())["rougeL"]
+def mean_of(results, model, data_name, seed):
+    return np.mean(scores_in(results / model / f"{data_name}-512" / str(seed)))
 
 
-def test_a_constant_difference_has_an_interval_of_no_width_and_noise_includes_zero(results, tmp_path, monkeypatch):
+def test_a_constant_difference_has_an_interval_of_no_width_and_noise_includes_zero(results, run, tmp_path):
     options = ("--baseline", "low", "--baseline", "high", "--save", tmp_path / "t.md")
-    run(make_results_table, monkeypatch, *rows_of(results, "low", "high", "noisy"), *options)
+    run(make_results_table, *rows_of(results, "low", "high", "noisy"), *options)
     table = cells((tmp_path / "t.md").read_text())
     for column in (*ROWS, "average"):
         assert table["minus low", "high", column] == "**+5.00** [+5.00, +5.00]"
@@ -89,37 +91,41 @@ def test_a_constant_difference_has_an_interval_of_no_width_and_noise_includes_ze
         assert low < 0 < high and "**" not in table["minus low", "noisy", column]
 
 
-def test_the_same_input_gives_the_same_text_and_one_seed_has_no_spread(results, tmp_path, monkeypatch):
+def test_the_same_input_gives_the_same_text_and_one_seed_has_no_spread(results, run, tmp_path):
     options = (*rows_of(results, "low", "noisy"), "--baseline", "low", "--seeds", 10, "--data-names", "vicuna")
     texts = []
     for name in ("a", "b"):
-        run(make_results_table, monkeypatch, *options, "--command", "bash x.sh", "--save", tmp_path / name)
+        run(make_results_table, *options, "--command", "bash x.sh", "--save", tmp_path / name)
         texts.append((tmp_path / name).read_text())
     assert texts[0] == texts[1]
     assert "±" not in texts[0] and "sampling seed 10" in texts[0] and "dolly" not in texts[0]
 
 
-def test_title_command_and_notes_are_shown(results, tmp_path, monkeypatch):
-    (tmp_path / "notes").write_text("Trained on a toaster.\n")
-    options = ("--title", "Results", "--command", "bash runs/x.sh", "--notes-file", tmp_path / "notes")
-    options += ("--plot", "results.png")
-    run(make_results_table, monkeypatch, *rows_of(results, "low"), *options, "--save", tmp_path / "t.md")
-    text = (tmp_path / "t.md").read_text()
-    assert (
-        text.startswith("# Results\n")
-        and "Trained on a toaster." in text
-        and "](results.png)" in text
-        and "```bash\nbash runs/x.sh\n```" in text
+def test_title_command_and_plot_are_shown(results, run, tmp_path):
+    options = (
+        "--title",
+        "Results",
+        "--command",
+        "bash runs/x.sh",
+        "--plot",
+        "results.png",
+        "--save",
+        tmp_path / "t.md",
     )
+    run(make_results_table, *rows_of(results, "low"), *options)
+    text = (tmp_path / "t.md").read_text()
+    assert text.startswith("# Results\n") and "](results.png)" in text and "```bash\nbash runs/x.sh\n```" in text
 
 
-def test_a_missing_result_is_one_clear_line_and_writes_nothing(results, tmp_path, monkeypatch):
-    (results / "high" / "vicuna-512" / "20" / "metrics.json").unlink()
-    with pytest.raises(UserError, match=r"high has no result for vicuna, seed 20: .*metrics\.json is missing"):
-        run(make_results_table, monkeypatch, *rows_of(results, "low", "high"), "--save", tmp_path / "t.md")
+def test_a_missing_result_is_one_clear_line_and_writes_nothing(results, run, tmp_path):
+    shutil.rmtree(results / "high" / "vicuna-512" / "20")
+    with pytest.raises(
+        UserError, match=r"high has no result for vicuna, seed 20: .*vicuna-512/20/args\.json is missing"
+    ):
+        run(make_results_table, *rows_of(results, "low", "high"), "--save", tmp_path / "t.md")
     with pytest.raises(UserError, match="low has no result for sinst, seed 10"):
         options = ("--data-names", "dolly", "sinst", "--save", tmp_path / "t.md")
-        run(make_results_table, monkeypatch, *rows_of(results, "low"), *options)
+        run(make_results_table, *rows_of(results, "low"), *options)
     assert not (tmp_path / "t.md").exists()
 
 
@@ -135,44 +141,35 @@ def test_a_missing_result_is_one_clear_line_and_writes_nothing(results, tmp_path
         ([], "required: --row"),
     ],
 )
-def test_bad_command_lines_are_one_clear_line(results, tmp_path, monkeypatch, arguments, message):
+def test_bad_command_lines_are_one_clear_line(results, run, tmp_path, arguments, message):
     arguments = [argument.format(results=results) for argument in arguments]
     with pytest.raises(UserError, match=message):
-        run(make_results_table, monkeypatch, *arguments, "--save", tmp_path / "t.md")
+        run(make_results_table, *arguments, "--save", tmp_path / "t.md")
 
 
-def test_answers_that_cannot_be_paired_are_refused(results, tmp_path, monkeypatch):
-    options = (*rows_of(results, "low", "high"), "--baseline", "low", "--save", tmp_path / "t.md")
-    answers = results / "high" / "dolly-512" / "10" / "answers.jsonl"
-    lines = answers.read_text().splitlines(keepends=True)
-    answers.write_text("".join(lines[:1]))
-    with pytest.raises(UserError, match=r"does not fit metrics\.json"):
-        run(make_results_table, monkeypatch, *options)
-    answers.write_text('{"answer": "a"}\n')
-    with pytest.raises(UserError, match="has no rougeL for each row"):
-        run(make_results_table, monkeypatch, *options)
-    for seed in SEEDS:
-        write_job(results / "high" / "dolly-512" / str(seed), [1.0, 2.0])
-    with pytest.raises(UserError, match="60 rows of low cannot be paired"):
-        run(make_results_table, monkeypatch, *options)
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        (
+            '{"prompt": "row 0", "rougeL": 1}\n',
+            r"answers other prompts \(1 rows\) than low .* \(60 rows\): they cannot",
+        ),
+        ('{"prompt": "row 0"}\n', "holds no prompt and rougeL for each row"),
+        ("", "holds no prompt and rougeL for each row"),
+    ],
+)
+def test_answers_that_cannot_be_paired_are_refused(results, answers, message):
+    (results / "high" / "dolly-512" / "10" / "answers.jsonl").write_text(answers)
+    with pytest.raises(UserError, match=message):
+        open_both(results)
 
 
-def record(results, model, data_name, seed, batch=8, **options):
-    """Give a job the record of evaluate.py; what is said of it beside `options` is the same for all."""
-    content = options.pop("content", {"data_dir": f"rows of {data_name}", "model_path": model})
-    arguments = {"model_path": model, "peft_path": None, "data_dir": "data", "temperature": 1.0} | options
-    header = {"arguments": arguments, "inputs": {name: {"file": text} for name, text in content.items()}}
-    path = results / model / f"{data_name}-512" / str(seed) / "args.json"
-    path.write_text(json.dumps(header | {"global_batch_size": batch}))
-
-
-@pytest.fixture
-def recorded(results):
-    for model in ("low", "high"):
-        for data_name in ROWS:
-            for seed in SEEDS:
-                record(results, model, data_name, seed)
-    return results
+def test_bug_rows_of_different_prompts_were_paired(results):
+    path = results / "high" / "vicuna-512" / "20" / "answers.jsonl"
+    path.write_text(path.read_text().replace("row 3", "row three"))
+    where = r"high \(.*high/vicuna-512/20\) answers other prompts \(20 rows\) than low \(.*low/vicuna-512/10\)"
+    with pytest.raises(UserError, match=where):
+        open_both(results)
 
 
 def open_both(results) -> list[Row]:
@@ -184,57 +181,32 @@ def open_both(results) -> list[Row]:
     [
         ({"temperature": 0.7}, "temperature 0.7, not 1.0; evaluate both with the same options"),
         ({"num_rows": 5}, "num_rows 5, not None; evaluate both with the same options"),
-        (
-            {"content": {"data_dir": "others", "model_path": "high"}},
-            "another content of data_dir data; evaluate both on",
-        ),
-        (
-            {"model_path": "x", "content": {"data_dir": "rows of vicuna"}},
-            "model_path x, not high; evaluate both with one",
-        ),
-        (
-            {"content": {"data_dir": "rows of vicuna", "model_path": "trained on"}},
-            "another content of model_path high; evaluate both with one model, or with a --save for each",
-        ),
+        ({"content": {"data_dir": "others"}}, "another content of data_dir data; evaluate both on"),
+        ({"content": {"model_path": "x"}}, "another content of model_path high; evaluate both with one model, or with"),
         ({"peft_path": "x"}, "peft_path x, not None; evaluate both with one model"),
     ],
 )
-def test_bug_results_that_cannot_be_compared_were_mixed_in_one_table(recorded, changed, message):
-    record(recorded, "high", "vicuna", 20, **changed)
+def test_bug_results_that_cannot_be_compared_were_mixed_in_one_table(results, changed, message):
+    folder = results / "high" / "vicuna-512" / "20"
+    write_job(folder, scores_in(folder), **changed)
     with pytest.raises(UserError) as error:
-        open_both(recorded)
+        open_both(results)
     line = str(error.value)
-    assert line.startswith(f"high ({recorded / 'high' / 'vicuna-512' / '20'}) does not fit ")
+    assert line.startswith(f"high ({folder}) does not fit ")
     assert message in line and "\n" not in line
 
 
-def test_results_of_one_model_are_compared_by_content_and_older_ones_are_trusted(recorded):
-    same = {"data_dir": "rows of dolly", "model_path": "high"}
-    record(
-        recorded, "high", "dolly", 20, model_path="./high", data_dir="/moved", content=same, precision="fp32", batch=2
-    )
-    (recorded / "low" / "dolly-512" / "10" / "args.json").unlink()
-    assert len(open_both(recorded)) == 2
+def test_results_of_one_model_are_compared_by_content(results):
+    folder = results / "high" / "dolly-512" / "20"
+    write_job(folder, scores_in(folder), batch=2, data_dir="/moved", model_path="./high", precision="fp32")
+    assert len(open_both(results)) == 2
 
 
-def test_a_damaged_record_of_an_evaluation_is_one_clear_line(recorded):
-    for content in ("{", "[]", '{"arguments": {}}'):
-        (recorded / "high" / "dolly-512" / "10" / "args.json").write_text(content)
-        with pytest.raises(UserError, match=r"high/dolly-512/10/args\.json is broken, .*; evaluate again"):
-            open_both(recorded)
-
-
-def test_bug_rows_of_different_prompts_were_paired(results, tmp_path, monkeypatch):
-    options = (*rows_of(results, "low", "high"), "--baseline", "low", "--save", tmp_path / "t.md")
-    for name, number in (("low", 3), ("high", 4)):
-        path = results / name / "vicuna-512" / "20" / "answers.jsonl"
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        prompts = [f"Below is an instruction.\n{index + (index >= number)}" for index in range(len(lines))]
-        rows = [json.dumps(line | {"prompt": prompt}) for line, prompt in zip(lines, prompts, strict=True)]
-        path.write_text("\n".join(rows))
-    where = r"high/vicuna-512/20/answers.jsonl:4 answers .*n3'…, .*low/vicuna-512/20/answers.jsonl:4 .*n4'…: "
-    with pytest.raises(UserError, match=f"{where}they cannot be paired; evaluate both on the same data"):
-        run(make_results_table, monkeypatch, *options)
+@pytest.mark.parametrize("content", ["{", "[]", '{"arguments": {}}'])
+def test_a_damaged_record_of_an_evaluation_is_one_clear_line(results, content):
+    (results / "high" / "dolly-512" / "10" / "args.json").write_text(content)
+    with pytest.raises(UserError, match=r"high/dolly-512/10/args\.json is broken, .*; evaluate again"):
+        open_both(results)
 
 
 @pytest.fixture
@@ -247,36 +219,42 @@ def log(tmp_path):
     return folder
 
 
-def test_the_figure_is_a_png_of_a_readable_size(results, log, tmp_path, monkeypatch):
+def test_the_figure_is_a_png_of_a_readable_size(results, log, run, tmp_path):
     options = ("--run", f"high={log}", "--save", tmp_path / "p.png", "--title", "Title")
-    run(plot_results, monkeypatch, *rows_of(results, "low", "high"), *options)
+    run(plot_results, *rows_of(results, "low", "high"), *options)
     height, width, _ = pyplot.imread(tmp_path / "p.png").shape
     assert width >= 1200 and height >= 600
     assert matplotlib.get_backend().lower() == "agg"
 
 
+def draw(*arguments):
+    """Return the figure's panels by name, and the names in its legend."""
+    figure = plot_results.draw(*arguments, None)
+    pyplot.close(figure)
+    panels = {axes.get_label(): axes for axes in figure.axes}
+    return panels, [text.get_text() for text in figure.legends[0].get_texts()]
+
+
 def test_one_name_has_one_colour_and_every_panel_its_labels(results, log):
-    figure = plot_results.draw({"high": [plot_results.read_log(log)]}, open_both(results), None)
-    labels = [axes.get_ylabel() for axes in figure.axes]
-    assert labels == ["dev ROUGE-L", "dev loss (nats per token)", "test ROUGE-L"]
-    (line,), bars = figure.axes[0].lines, figure.axes[2].containers
+    panels, legend = draw({"high": [plot_results.read_log(log)]}, open_both(results))
+    labels = {name: axes.get_ylabel() for name, axes in panels.items()}
+    assert labels == plot_results.PANELS | {"test": "test ROUGE-L"}
+    (line,), bars = panels["dev_rougeL"].lines, panels["test"].containers
     assert list(line.get_xdata()) == [0, 50, 100] and list(line.get_ydata()) == [10, 15, 20]
     bar = next(container for container in bars if container.get_label() == "high")
     assert matplotlib.colors.same_color(bar.patches[0].get_facecolor(), line.get_color())
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["low", "high"]
-    assert [tick.get_text() for tick in figure.axes[2].get_xticklabels()] == ["dolly", "vicuna", "average"]
-    pyplot.close(figure)
+    assert legend == ["low", "high"]
+    assert [tick.get_text() for tick in panels["test"].get_xticklabels()] == ["dolly", "vicuna", "average"]
 
 
 def test_bars_alone_make_a_figure(results):
-    figure = plot_results.draw({}, open_rows({"low": [results / "low"]}, ["dolly"], [10]), None)
-    assert [axes.get_ylabel() for axes in figure.axes] == ["test ROUGE-L"]
-    pyplot.close(figure)
+    panels, _ = draw({}, open_rows({"low": [results / "low"]}, ["dolly"], [10]))
+    assert panels.keys() == {"test"}
 
 
 def test_a_file_that_is_no_log_is_one_clear_line(tmp_path):
     (tmp_path / "log.jsonl").write_text("hello\n{}\n")
-    with pytest.raises(UserError, match=r"log\.jsonl:1 is not JSON"):
+    with pytest.raises(UserError, match=r"log\.jsonl:1 is no record of a step"):
         plot_results.read_log(tmp_path)
     with pytest.raises(UserError, match="does not exist"):
         plot_results.read_log(tmp_path / "absent")
@@ -284,11 +262,11 @@ def test_a_file_that_is_no_log_is_one_clear_line(tmp_path):
 
 def test_the_max_length_is_found_where_there_is_one_and_asked_for_where_there_are_several(results):
     folders = {"low": [results / "low"]}
-    assert open_rows(folders)[0].runs[0].max_length == 512
+    assert set(open_rows(folders)[0].scores) == {"dolly", "vicuna"}
     (results / "low" / "vicuna-512").rename(results / "low" / "vicuna-128")
     with pytest.raises(UserError, match="results of --max-length 128 and 512 exist; name one of them"):
         open_rows(folders)
-    assert open_rows(folders, max_length=128)[0].runs[0].sets == ("vicuna",)
+    assert set(open_rows(folders, max_length=128)[0].scores) == {"vicuna"}
     with pytest.raises(UserError, match=r"no row has a result; run evaluate\.py first"):
         open_rows({"none": [results / "high" / "dolly-512"]})
 
@@ -299,19 +277,18 @@ def three_runs(results) -> list[str]:
     for place in (1, 2):
         for data_name in ROWS:
             for seed in SEEDS:
-                answers = (results / "low" / f"{data_name}-512" / str(seed) / "answers.jsonl").read_text().splitlines()
-                scores = [json.loads(line)["rougeL"] + 4 * place for line in answers]
-                write_job(results / f"low {place}" / f"{data_name}-512" / str(seed), scores)
+                job = f"{data_name}-512/{seed}"
+                write_job(results / f"low {place}" / job, np.add(scores_in(results / "low" / job), 4 * place))
     return ["--row", f"low={results / 'low'}", str(results / "low 1"), str(results / "low 2")]
 
 
 def test_the_cell_of_several_runs_is_their_mean_and_deviation_and_the_first_line_says_so(
-    three_runs, results, tmp_path, monkeypatch
+    three_runs, results, run, tmp_path
 ):
     options = (*three_runs, *rows_of(results, "high"), "--title", "Title", "--save", tmp_path / "t.md")
-    run(make_results_table, monkeypatch, *options, "--baseline", "high")
+    run(make_results_table, *options, "--baseline", "high")
     text = (tmp_path / "t.md").read_text()
-    mean = np.mean([_mean(results, "low", "dolly", seed) for seed in SEEDS]) + 4
+    mean = np.mean([mean_of(results, "low", "dolly", seed) for seed in SEEDS]) + 4
     assert cells(text)["ROUGE-L", "low", "dolly"] == f"{mean:.2f} ± 4.00"
     assert cells(text)["ROUGE-L", "high", "dolly"] == f"{mean + 1:.2f}"
     assert text.splitlines()[2] == (
@@ -321,12 +298,10 @@ def test_the_cell_of_several_runs_is_their_mean_and_deviation_and_the_first_line
     assert "a paired bootstrap over training runs and test rows" in text
 
 
-def test_with_one_run_of_each_row_the_first_line_says_that_training_again_is_not_covered(
-    results, tmp_path, monkeypatch
-):
+def test_with_one_run_of_each_row_the_first_line_says_that_training_again_is_not_covered(results, run, tmp_path):
     options = (*rows_of(results, "low", "high"), "--save", tmp_path / "t.md")
     for more, missing in (("--baseline", "low"), ": the intervals cover test rows, not training again"), ((), ""):
-        run(make_results_table, monkeypatch, *options, *more)
+        run(make_results_table, *options, *more)
         first = (tmp_path / "t.md").read_text().splitlines()[0]
         spread = "mean ± standard deviation over 3 sampling seeds"
         assert first == f"ROUGE-L (0 to 100), {spread}; one training run per row{missing}."
@@ -334,8 +309,7 @@ def test_with_one_run_of_each_row_the_first_line_says_that_training_again_is_not
 
 def test_bars_and_curves_of_several_runs_are_one_model(three_runs, results, log):
     rows = open_rows(named_folders("--row", [three_runs[1:]]))
-    figure = plot_results.draw({"low": [plot_results.read_log(log)] * 2}, rows, None)
-    assert len(figure.axes[0].lines) == 2 and len(figure.axes[2].patches) == len(ROWS) + 1
-    assert len({line.get_color() for line in figure.axes[0].lines}) == 1
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["low"]
-    pyplot.close(figure)
+    panels, legend = draw({"low": [plot_results.read_log(log)] * 2}, rows)
+    assert len(panels["dev_rougeL"].lines) == 2 and len(panels["test"].patches) == len(ROWS) + 1
+    assert len({line.get_color() for line in panels["dev_rougeL"].lines}) == 1
+    assert legend == ["low"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.scripts.commands import REPOSITORY, dry_run
-from tests.tools.test_results_table import run, write_job
+from tests.tools.test_results_table import write_job
 from tools import make_results_table, plot_results
 
 TOOLS = {"make_results_table": make_results_table, "plot_results": plot_results}
@@ -30,7 +30,7 @@ def folders_of(words: list[str], option: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_command_that_a_page_shows_runs_whatever_the_max_length(page, tmp_path, monkeypatch):
+def test_the_command_that_a_page_shows_runs_whatever_the_max_length(page, run, tmp_path, monkeypatch):
     words = shown_command(page)
     for number, folder in enumerate(folders_of(words, "row")):
         write_job(tmp_path / folder / "dolly-128" / "10", [1.0, 2.0 + number])
@@ -38,7 +38,7 @@ def test_the_command_that_a_page_shows_runs_whatever_the_max_length(page, tmp_pa
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "log.jsonl").write_text(json.dumps({"step": 1, "dev_loss": 1.0}) + "\n")
     monkeypatch.chdir(tmp_path)
-    run(TOOLS[Path(words[1]).stem], monkeypatch, *words[2:])
+    run(TOOLS[Path(words[1]).stem], *words[2:])
     assert Path(words[words.index("--save") + 1]).stat().st_size > 100
 
 

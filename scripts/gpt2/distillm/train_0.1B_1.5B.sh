@@ -7,4 +7,4 @@ CKPT="${CKPT:-$TRAIN/init/gpt2-base}"
 TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/gpt2-xlarge}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/distillm/0.1B_1.5B}"
 
-distill --type adaptive-srkl "${ON_POLICY_OPTIONS[@]}" "$@"
+train finetune.py "${DISTILLATION[@]}" --type adaptive-srkl "${ON_POLICY[@]}" "$@"

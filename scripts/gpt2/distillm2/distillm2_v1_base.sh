@@ -7,4 +7,4 @@ CKPT="${CKPT:-$TRAIN/init/gpt2-base}"
 TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/gpt2-xlarge}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/distillm2/v1_base}"
 
-distill_pairs --type distillm2-v1 "$@"
+train finetune.py "${DISTILLATION[@]}" "${PAIRS[@]}" --type distillm2-v1 "$@"

@@ -7,4 +7,4 @@ CKPT="${CKPT:-$TRAIN/init/gpt2-base}"
 TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/gpt2-xlarge}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/velocity_field/distillm2}"
 
-on_pairs train_velocity_field --batch-size 16 "$@"
+train train_velocity_field.py "${FIELD[@]}" --data-dir @PAIR_DATA_DIR --batch-size 16 "$@"

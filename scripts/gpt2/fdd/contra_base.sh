@@ -13,4 +13,4 @@ options=(
   --batch-size 8
   --gradient-accumulation-steps 2
 )
-with_contra distill "${options[@]}" "$@"
+train finetune.py "${DISTILLATION[@]}" "${CONTRA[@]}" "${options[@]}" "$@"

@@ -13,4 +13,4 @@ options=(
   --batch-size 8
   --gradient-accumulation-steps 2
 )
-distill "${options[@]}" "$@"
+train finetune.py "${DISTILLATION[@]}" "${options[@]}" "$@"

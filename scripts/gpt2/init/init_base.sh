@@ -14,4 +14,4 @@ options=(
   --lr 5e-4
   --epochs 3
 )
-finetune "${options[@]}" "$@"
+train finetune.py "${options[@]}" "$@"

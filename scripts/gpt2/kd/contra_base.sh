@@ -8,4 +8,4 @@ TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/gpt2-xlarge}"
 VELOCITY_FIELD_PATH="${VELOCITY_FIELD_PATH:-$TRAIN/velocity_field}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/contra/kd/base}"
 
-with_contra distill --type fkl-contra "$@"
+train finetune.py "${DISTILLATION[@]}" "${CONTRA[@]}" --type fkl-contra "$@"

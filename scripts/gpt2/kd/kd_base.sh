@@ -7,4 +7,4 @@ CKPT="${CKPT:-$STUDENT_BASE}"
 TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/gpt2-xlarge}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/kd/base}"
 
-distill --type kd "$@"
+train finetune.py "${DISTILLATION[@]}" --type kd "$@"

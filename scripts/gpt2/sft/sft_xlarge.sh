@@ -16,4 +16,4 @@ options=(
   --only-save-last
   --gradient-checkpointing
 )
-finetune "${options[@]}" "$@"
+train finetune.py "${options[@]}" "$@"

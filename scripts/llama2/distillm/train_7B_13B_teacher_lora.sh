@@ -9,4 +9,4 @@ TEACHER_CKPT="${TEACHER_CKPT:-$TEACHER_BASE}"
 TEACHER_PEFT_CKPT="${TEACHER_PEFT_CKPT-$TRAIN/sft/llama2-13B}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/distillm/7B_13B}"
 
-distill --type adaptive-srkl "${ON_POLICY_OPTIONS[@]}" "$@"
+train finetune.py "${DISTILLATION[@]}" --type adaptive-srkl "${ON_POLICY[@]}" "$@"

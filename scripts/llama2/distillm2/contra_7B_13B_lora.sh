@@ -10,4 +10,4 @@ TEACHER_PEFT_CKPT="${TEACHER_PEFT_CKPT-$TRAIN/sft/llama2-13B}"
 VELOCITY_FIELD_PATH="${VELOCITY_FIELD_PATH:-$TRAIN/velocity_field/distillm2}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/contra/distillm2/7B_13B}"
 
-with_contra distill_pairs --type distillm2-v2-contra "${PAIR_OPTIONS[@]}" "$@"
+train finetune.py "${DISTILLATION[@]}" "${PAIRS[@]}" "${CONTRA[@]}" --type distillm2-v2-contra "$@"

@@ -9,4 +9,4 @@ TEACHER_CKPT="${TEACHER_CKPT:-$TEACHER_BASE}"
 TEACHER_PEFT_CKPT="${TEACHER_PEFT_CKPT-$TRAIN/sft/llama2-13B}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/distillm2/7B_13B}"
 
-distill_pairs --type distillm2-v2 "${PAIR_OPTIONS[@]}" "$@"
+train finetune.py "${DISTILLATION[@]}" "${PAIRS[@]}" --type distillm2-v2 "$@"

@@ -9,4 +9,4 @@ TEACHER_CKPT="${TEACHER_CKPT:-$TEACHER_BASE}"
 TEACHER_PEFT_CKPT="${TEACHER_PEFT_CKPT-$TRAIN/sft/llama2-13B}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/velocity_field/distillm2}"
 
-on_pairs train_velocity_field "$@"
+train train_velocity_field.py "${FIELD[@]}" --data-dir @PAIR_DATA_DIR "$@"

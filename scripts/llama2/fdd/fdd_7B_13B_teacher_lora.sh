@@ -9,4 +9,4 @@ TEACHER_CKPT="${TEACHER_CKPT:-$TEACHER_BASE}"
 TEACHER_PEFT_CKPT="${TEACHER_PEFT_CKPT-$TRAIN/sft/llama2-13B}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/fdd/7B_13B}"
 
-distill --type rkl-fdd --num-distill-layers "$NUM_DISTILL_LAYERS" "$@"
+train finetune.py "${DISTILLATION[@]}" --type rkl-fdd --num-distill-layers "$NUM_DISTILL_LAYERS" "$@"

@@ -7,4 +7,4 @@ CKPT="${CKPT:-$STUDENT_BASE}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/init/llama2-7B}"
 DEEPSPEED_CONFIG="${DEEPSPEED_CONFIG-$ZERO_2}"
 
-finetune --type lm --eval-batch-size 32 --epochs 3 "$@"
+train finetune.py --type lm --eval-batch-size 32 --epochs 3 "$@"

@@ -7,4 +7,4 @@ CKPT="${CKPT:-$TEACHER_BASE}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/sft/llama2-13B}"
 DEEPSPEED_CONFIG="${DEEPSPEED_CONFIG-$ZERO_2}"
 
-finetune --type lm --eval-batch-size 32 --epochs 10 "$@"
+train finetune.py --type lm --eval-batch-size 32 --epochs 10 "$@"

@@ -7,4 +7,4 @@ CKPT="${CKPT:-$STUDENT_BASE}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/sft/llama2-7B}"
 DEEPSPEED_CONFIG="${DEEPSPEED_CONFIG-$ZERO_2}"
 
-finetune --type lm --batch-size 8 --seed 20 --eval-batch-size 8 --epochs 10 "$@"
+train finetune.py --type lm --batch-size 8 --seed 20 --eval-batch-size 8 --epochs 10 "$@"

@@ -9,4 +9,4 @@ TEACHER_CKPT="${TEACHER_CKPT:-$TEACHER_BASE}"
 TEACHER_PEFT_CKPT="${TEACHER_PEFT_CKPT-$TRAIN/sft/openllama2-7B}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/distillm/3B_7B}"
 
-distill --type adaptive-srkl --eval-batch-size 20 "${ON_POLICY_OPTIONS[@]}" "$@"
+train finetune.py "${DISTILLATION[@]}" --type adaptive-srkl --eval-batch-size 20 "${ON_POLICY[@]}" "$@"

@@ -9,4 +9,4 @@ TEACHER_CKPT="${TEACHER_CKPT:-$TEACHER_BASE}"
 TEACHER_PEFT_CKPT="${TEACHER_PEFT_CKPT-$TRAIN/sft/openllama2-7B}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/distillm2/3B_7B}"
 
-distill_pairs --type distillm2-v2 "${PAIR_OPTIONS[@]}" "$@"
+train finetune.py "${DISTILLATION[@]}" "${PAIRS[@]}" --type distillm2-v2 "$@"

@@ -9,4 +9,4 @@ TEACHER_CKPT="${TEACHER_CKPT:-$TEACHER_BASE}"
 TEACHER_PEFT_CKPT="${TEACHER_PEFT_CKPT-$TRAIN/sft/openllama2-7B}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/fdd/3B_7B}"
 
-distill --type rkl-fdd --num-distill-layers "$NUM_DISTILL_LAYERS" "$@"
+train finetune.py "${DISTILLATION[@]}" --type rkl-fdd --num-distill-layers "$NUM_DISTILL_LAYERS" "$@"

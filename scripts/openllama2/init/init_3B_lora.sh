@@ -7,4 +7,4 @@ CKPT="${CKPT:-$STUDENT_BASE}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/init/openllama2-3B}"
 DEEPSPEED_CONFIG="${DEEPSPEED_CONFIG-$ZERO_2}"
 
-finetune --type lm --eval-batch-size 20 --epochs 3 "$@"
+train finetune.py --type lm --eval-batch-size 20 --epochs 3 "$@"

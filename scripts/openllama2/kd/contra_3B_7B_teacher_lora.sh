@@ -10,4 +10,4 @@ TEACHER_PEFT_CKPT="${TEACHER_PEFT_CKPT-$TRAIN/sft/openllama2-7B}"
 VELOCITY_FIELD_PATH="${VELOCITY_FIELD_PATH:-$TRAIN/velocity_field}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/contra/kd/3B_7B}"
 
-with_contra distill --type fkl-contra "$@"
+train finetune.py "${DISTILLATION[@]}" "${CONTRA[@]}" --type fkl-contra "$@"

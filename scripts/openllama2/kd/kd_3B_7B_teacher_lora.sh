@@ -9,4 +9,4 @@ TEACHER_PEFT_CKPT="${TEACHER_PEFT_CKPT-$TRAIN/sft/openllama2-7B}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/kd/3B_7B}"
 DEEPSPEED_CONFIG="${DEEPSPEED_CONFIG-$ZERO_2}"
 
-distill --type kd --lr 1e-5 "$@"
+train finetune.py "${DISTILLATION[@]}" --type kd --lr 1e-5 "$@"

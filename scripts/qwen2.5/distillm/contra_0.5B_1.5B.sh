@@ -8,4 +8,4 @@ TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/qwen2.5-1.5B}"
 VELOCITY_FIELD_PATH="${VELOCITY_FIELD_PATH:-$TRAIN/velocity_field}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/contra/distillm/0.5B_1.5B}"
 
-with_contra distill --type adaptive-srkl-contra "${ON_POLICY_OPTIONS[@]}" "$@"
+train finetune.py "${DISTILLATION[@]}" "${CONTRA[@]}" --type adaptive-srkl-contra "${ON_POLICY[@]}" "$@"

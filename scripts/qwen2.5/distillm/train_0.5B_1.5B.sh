@@ -7,4 +7,4 @@ CKPT="${CKPT:-$TRAIN/init/qwen2.5-0.5B}"
 TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/qwen2.5-1.5B}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/distillm/0.5B_1.5B}"
 
-distill --type adaptive-srkl "${ON_POLICY_OPTIONS[@]}" "$@"
+train finetune.py "${DISTILLATION[@]}" --type adaptive-srkl "${ON_POLICY[@]}" "$@"

@@ -11,4 +11,4 @@ options=(
   --lr 2e-5
   --epochs 10
 )
-finetune "${options[@]}" "$@"
+train finetune.py "${options[@]}" "$@"

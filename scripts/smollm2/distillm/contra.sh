@@ -8,4 +8,4 @@ TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/smollm2-135M}"
 VELOCITY_FIELD_PATH="${VELOCITY_FIELD_PATH:-$TRAIN/velocity_field}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/contra/distillm/64M_135M}"
 
-with_contra distill --type adaptive-srkl-contra "${ON_POLICY_OPTIONS[@]}" "$@"
+train finetune.py "${DISTILLATION[@]}" "${CONTRA[@]}" --type adaptive-srkl-contra "${ON_POLICY[@]}" "$@"

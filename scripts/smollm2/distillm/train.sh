@@ -7,4 +7,4 @@ CKPT="${CKPT:-$TRAIN/init/smollm2-64M}"
 TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/smollm2-135M}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/distillm/64M_135M}"
 
-distill --type adaptive-srkl "${ON_POLICY_OPTIONS[@]}" "$@"
+train finetune.py "${DISTILLATION[@]}" --type adaptive-srkl "${ON_POLICY[@]}" "$@"

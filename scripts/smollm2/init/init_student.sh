@@ -11,4 +11,4 @@ options=(
   --lr 5e-4
   --epochs "$INIT_EPOCHS"
 )
-finetune "${options[@]}" "$@"
+train finetune.py "${options[@]}" "$@"

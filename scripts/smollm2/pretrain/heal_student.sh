@@ -7,9 +7,12 @@ CKPT="${CKPT:-$PRUNED_BASE}"
 SAVE_PATH="${SAVE_PATH:-$STUDENT_BASE}"
 
 options=(
+  --type lm
+  --data-dir @LM_DATA_DIR
+  --eval-gen false
   --train-num "$HEAL_CHUNKS"
   --lr 6e-4
   --warmup-iters 20
   --epochs 1
 )
-pretrain "${options[@]}" "$@"
+train finetune.py "${options[@]}" "$@"

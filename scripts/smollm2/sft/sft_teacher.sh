@@ -12,4 +12,4 @@ options=(
   --epochs "$TEACHER_EPOCHS"
   --only-save-last
 )
-finetune "${options[@]}" "$@"
+train finetune.py "${options[@]}" "$@"

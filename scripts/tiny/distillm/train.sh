@@ -7,4 +7,4 @@ CKPT="${CKPT:-$TRAIN/init/student}"
 TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/teacher}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/distillm/student}"
 
-distill --type adaptive-srkl "${ON_POLICY_OPTIONS[@]}" "$@"
+train finetune.py "${DISTILLATION[@]}" --type adaptive-srkl "${ON_POLICY[@]}" "$@"

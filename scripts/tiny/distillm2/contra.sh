@@ -8,4 +8,4 @@ TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/teacher}"
 VELOCITY_FIELD_PATH="${VELOCITY_FIELD_PATH:-$TRAIN/velocity_field/distillm2}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/contra/distillm2/student}"
 
-with_contra distill_pairs --type distillm2-v2-contra --gradual-beta "$@"
+train finetune.py "${DISTILLATION[@]}" "${PAIRS[@]}" "${CONTRA[@]}" --type distillm2-v2-contra --gradual-beta "$@"

@@ -7,4 +7,4 @@ CKPT="${CKPT:-$TRAIN/init/student}"
 TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/teacher}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/distillm2/student}"
 
-distill_pairs --type distillm2-v2 --gradual-beta "$@"
+train finetune.py "${DISTILLATION[@]}" "${PAIRS[@]}" --type distillm2-v2 --gradual-beta "$@"

@@ -8,4 +8,4 @@ TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/teacher}"
 VELOCITY_FIELD_PATH="${VELOCITY_FIELD_PATH:-$TRAIN/velocity_field}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/contra/fdd/student}"
 
-with_contra distill --type rkl-contra-fdd "$@"
+train finetune.py "${DISTILLATION[@]}" "${CONTRA[@]}" --type rkl-contra-fdd "$@"

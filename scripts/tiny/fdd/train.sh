@@ -7,4 +7,4 @@ CKPT="${CKPT:-$TRAIN/init/student}"
 TEACHER_CKPT="${TEACHER_CKPT:-$TRAIN/sft/teacher}"
 SAVE_PATH="${SAVE_PATH:-$TRAIN/fdd/student}"
 
-distill --type rkl-fdd --num-distill-layers "$NUM_DISTILL_LAYERS" "$@"
+train finetune.py "${DISTILLATION[@]}" --type rkl-fdd --num-distill-layers "$NUM_DISTILL_LAYERS" "$@"

@@ -11,4 +11,4 @@ options=(
   --lr 4e-3
   --epochs 5
 )
-finetune "${options[@]}" "$@"
+train finetune.py "${options[@]}" "$@"

@@ -7,7 +7,10 @@ CKPT="${CKPT:-$MODELS/student}"
 SAVE_PATH="${SAVE_PATH:-$STUDENT_BASE}"
 
 options=(
+  --type lm
+  --data-dir @LM_DATA_DIR
+  --eval-gen false
   --lr 4e-3
   --epochs 6
 )
-pretrain "${options[@]}" "$@"
+train finetune.py "${options[@]}" "$@"

@@ -7,7 +7,10 @@ CKPT="${CKPT:-$MODELS/teacher}"
 SAVE_PATH="${SAVE_PATH:-$TEACHER_BASE}"
 
 options=(
+  --type lm
+  --data-dir @LM_DATA_DIR
+  --eval-gen false
   --lr 2e-3
   --epochs 4
 )
-pretrain "${options[@]}" "$@"
+train finetune.py "${options[@]}" "$@"

@@ -11,4 +11,4 @@ options=(
   --lr 4e-3
   --epochs 31
 )
-finetune "${options[@]}" "$@"
+train finetune.py "${options[@]}" "$@"
