@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_utils.batching import Row, ShuffledOrder, collate, split_step
+from data_utils.batching import Row, ShuffledOrder, collate, pack, split_step
 
 PAD = 0
 token_ids = st.integers(1, 99)
@@ -20,51 +20,70 @@ row_lists = st.lists(
 
 
 @settings(max_examples=60, deadline=None)
-@given(rows=row_lists, multiple=st.sampled_from([1, 8]))
-def test_a_batch_holds_the_ids_of_each_row_and_their_successors_as_labels(rows, multiple):
-    batch = collate(rows, PAD, multiple)
-    for i, row in enumerate(rows):
-        ids = row.prompt + row.response
-        size = len(ids) - 1
-        assert batch.input_ids[i].tolist() == ids[:-1] + [PAD] * (batch.input_ids.shape[1] - size)
-        assert batch.attention_mask[i].tolist() == [1] * size + [0] * (batch.input_ids.shape[1] - size)
-        for t, label in enumerate(batch.labels[i].tolist()):
-            is_response = len(row.prompt) <= t + 1 <= size
-            assert label == (ids[t + 1] if is_response else -100)
+@given(rows=row_lists, packed=st.booleans(), multiple=st.sampled_from([1, 8]))
+def test_a_batch_holds_the_ids_of_each_row_and_their_successors_as_labels(rows, packed, multiple):
+    batch = collate(rows, PAD, packed=packed, multiple=multiple)
+    found = zip(
+        batch.input_ids.flatten()[batch.token_positions].split(batch.token_counts.tolist()),
+        batch.position_ids.flatten()[batch.token_positions].split(batch.token_counts.tolist()),
+        batch.input_ids.flatten()[batch.response_positions].split(batch.response_counts.tolist()),
+        batch.labels.split(batch.response_counts.tolist()),
+        strict=True,
+    )
+    for row, (tokens, positions, read, predicted) in zip(rows, found, strict=True):
+        ids, first = row.prompt + row.response, max(1, len(row.prompt))  # nothing predicts a row's first token
+        assert tokens.tolist() == ids[:-1]
+        assert positions.tolist() == list(range(len(ids) - 1))
+        assert (read.tolist(), predicted.tolist()) == (ids[first - 1 : -1], ids[first:])
     assert batch.row_ids.tolist() == [row.row_id for row in rows]
+    padding = torch.ones(batch.input_ids.numel(), dtype=torch.bool).index_fill(0, batch.token_positions, False)
+    assert (batch.input_ids.flatten()[padding] == PAD).all()
 
 
 @settings(max_examples=60, deadline=None)
 @given(rows=row_lists)
-def test_a_batch_is_as_wide_as_its_longest_row_rounded_up_to_8(rows):
-    width = collate(rows, PAD).input_ids.shape[1]
-    longest = max(len(row) - 1 for row in rows)
-    assert width % 8 == 0
-    assert longest <= width < max(longest, 1) + 8
+def test_an_unpacked_batch_is_as_wide_as_its_longest_row_rounded_up_to_8_and_masks_the_rest(rows):
+    batch = collate(rows, PAD, packed=False)
+    sizes = [len(row) - 1 for row in rows]
+    assert batch.input_ids.shape == (len(rows), max(1, -(-max(sizes) // 8)) * 8)
+    assert batch.attention_mask.tolist() == [[int(t < size) for t in range(batch.input_ids.shape[1])] for size in sizes]
 
 
-@settings(max_examples=60, deadline=None)
-@given(rows=row_lists)
-def test_every_response_token_after_a_prompt_counts_once(rows):
-    batch = collate(rows, PAD)
-    # the first token of a row without a prompt has nothing to be predicted from
-    expected = sum(len(row.response) - (not row.prompt) for row in rows)
-    assert int(batch.response_mask.sum()) == expected
+@settings(max_examples=100, deadline=None)
+@given(sizes=st.lists(st.integers(0, 60), min_size=1, max_size=30), line=st.integers(1, 200))
+def test_packing_puts_each_row_into_one_line_and_fills_few_lines_alike(sizes, line):
+    lines = pack(sizes, line)
+    assert sorted(chain(*lines)) == list(range(len(sizes)))
+    filled = [sum(sizes[index] for index in rows) for rows in lines]
+    assert len(lines) <= max(1, -(-sum(sizes) // max(line, *sizes)))
+    assert max(filled) <= sum(sizes) / len(lines) + max(sizes)
 
 
-def test_a_batch_by_hand():
+def test_a_packed_line_by_hand():
     batch = collate([Row([5, 6], [7, 8, 9], 4), Row([5], [2], 1)], pad_id=9, multiple=1)
-    assert batch.input_ids.tolist() == [[5, 6, 7, 8], [5, 9, 9, 9]]
-    assert batch.attention_mask.tolist() == [[1, 1, 1, 1], [1, 0, 0, 0]]
-    assert batch.labels.tolist() == [[-100, 7, 8, 9], [2, -100, -100, -100]]
+    assert batch.input_ids.tolist() == [[5, 6, 7, 8, 5]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 0]]
+    assert (batch.response_positions.tolist(), batch.labels.tolist()) == ([1, 2, 3, 4], [7, 8, 9, 2])
+    assert (batch.token_counts.tolist(), batch.response_counts.tolist()) == ([4, 1], [3, 1])
     assert batch.row_ids.tolist() == [4, 1]
+
+
+def test_positions_restart_where_a_line_has_padding():
+    batch = collate([Row([5], [6, 7], 0)], pad_id=9)
+    assert batch.position_ids.tolist() == [[0, 1, 0, 1, 2, 3, 4, 5]]
+
+
+def test_a_packed_batch_has_no_attention_mask_since_it_would_mix_its_rows():
+    with pytest.raises(AssertionError):
+        _ = collate([Row([1], [2], 0)], PAD).attention_mask
 
 
 def test_a_batch_is_of_integers_and_all_that_models_and_losses_read_moves_with_it():
     batch = collate([Row([1], [2, 3], 0)], PAD).to(torch.device("meta"))
     for name, tensor in vars(batch).items():
-        assert tensor.dtype == torch.int64
-        assert tensor.device.type == ("cpu" if name in ("response_counts", "row_ids") else "meta")
+        if name != "packed":
+            assert tensor.dtype == torch.int64
+            assert tensor.device.type == ("cpu" if name.endswith("_counts") or name == "row_ids" else "meta")
 
 
 @settings(max_examples=60, deadline=None)
@@ -129,10 +148,3 @@ def test_rows_of_similar_length_share_a_micro_batch_the_longest_first_and_ties_k
 def test_a_step_that_does_not_divide_is_our_mistake():
     with pytest.raises(AssertionError, match="5 rows, 2 micro-batches, 1 ranks"):
         split_step(list(range(5)), 2, 1, [1] * 5)
-
-
-def test_positions_and_counts_are_those_of_the_masks():
-    batch = collate([Row([1, 2, 3], [4, 5], 7), Row([6], [], 8), Row([], [9, 1, 2, 3], 9)], PAD)
-    tokens, responses = (mask.flatten().nonzero().squeeze(1) for mask in (batch.attention_mask, batch.response_mask))
-    assert torch.equal(batch.token_positions, tokens) and torch.equal(batch.response_positions, responses)
-    assert batch.response_counts.tolist() == batch.response_mask.sum(1).tolist() == [2, 0, 3]

@@ -91,10 +91,10 @@ def test_a_batch_holds_the_chosen_rows_then_the_rejected_ones_of_the_same_prompt
     ]
     batch = collate_pairs(pairs, pad_id=0)
     expected = collate([pairs[0].chosen, pairs[1].chosen, pairs[0].rejected, pairs[1].rejected], 0)
-    for name in ("input_ids", "attention_mask", "labels", "row_ids"):
+    for name in ("input_ids", "position_ids", "labels", "row_ids"):
         assert getattr(batch, name).tolist() == getattr(expected, name).tolist(), name
     assert batch.row_ids.tolist() == [10, 4, 11, 5]
-    assert batch.response_mask.sum(1).tolist() == [4, 2, 1, 10]
+    assert batch.response_counts.tolist() == [4, 2, 1, 10]
 
 
 # ---- folders that hold no pairs ----------------------------------------------------------------------------------

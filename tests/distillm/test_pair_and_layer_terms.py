@@ -157,12 +157,13 @@ def test_beta_follows_the_run_when_it_is_gradual(gradual, step, beta, student_mo
 def test_the_term_is_the_published_loss_summed_over_pairs(version, student_model, teacher_model):
     objective = make_objective(f"distillm2-{version}", student_model, teacher_model)
     batches = pair_batches(PAIRS)
-    batch = batches[0]["instruction"]
+    batch = collate_pairs(PAIRS, PAD, packed=False)
     logits = [
         model.eval()(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
         for model in (student_model, teacher_model)
     ]
-    losses = contrastive_loss(*logits, batch.labels, version, BETA, ALPHA_1, ALPHA_2)
+    labels = torch.full_like(batch.input_ids, -100).flatten().index_put((batch.response_positions,), batch.labels)
+    losses = contrastive_loss(*logits, labels.view_as(batch.input_ids), version, BETA, ALPHA_1, ALPHA_2)
     assert step_gradient(objective, batches)[0] == pytest.approx((losses.sum() / len(PAIRS)).item(), rel=1e-5)
 
 

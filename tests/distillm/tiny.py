@@ -63,5 +63,5 @@ def make_rows(count: int, seed: int = 0, longest: int = 14) -> list[Row]:
     return rows
 
 
-def make_batch(rows: list[Row], multiple: int = 8) -> TokenBatch:
-    return collate(rows, PAD, multiple)
+def make_batch(rows: list[Row], multiple: int = 8, packed: bool = True) -> TokenBatch:
+    return collate(rows, PAD, packed=packed, multiple=multiple)

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from data_utils.batching import TokenBatch
+
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Return everything below a folder, files with their bytes; nothing for a folder that does not exist."""
@@ -35,3 +37,9 @@ def saved_step(save: Path) -> int | None:
     """Return the step of a run's newest checkpoint; None if there is none."""
     folder = checkpoint_of(save)
     return None if folder is None else int(folder.name.split("-")[1])
+
+
+def rows_of(batch: TokenBatch) -> dict[int, list[int]]:
+    """Return the ids that a batch feeds to a model for each of its rows, by row id."""
+    tokens = batch.input_ids.flatten()[batch.token_positions].split(batch.token_counts.tolist())
+    return {row_id: ids.tolist() for row_id, ids in zip(batch.row_ids.tolist(), tokens, strict=True)}

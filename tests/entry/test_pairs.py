@@ -7,7 +7,7 @@ import pytest
 import finetune
 from distillm.models.split_model import SplitModel
 from tests.entry.every_method import FIELDS, command_of, options_of
-from tests.entry.outputs import read_log, steps_with
+from tests.entry.outputs import read_log, rows_of, steps_with
 from tests.entry.tiny_world import STEPS_PER_EPOCH
 
 
@@ -18,11 +18,9 @@ def seen_rows(monkeypatch):
 
     def forward(model, batch):
         if batch.row_ids.shape[0] == 8 and model.model.training and model.model.config.n_embd == 16:
-            lengths = batch.attention_mask.sum(1).tolist()
-            rows = zip(batch.row_ids.tolist(), batch.input_ids.tolist(), lengths, strict=True)
             if len(epochs[-1]) == 8 * STEPS_PER_EPOCH:
                 epochs.append({})
-            epochs[-1].update({row_id: ids[:length] for row_id, ids, length in rows})
+            epochs[-1].update(rows_of(batch))
         return original(model, batch)
 
     monkeypatch.setattr(SplitModel, "forward", forward)

@@ -25,18 +25,13 @@ from tests.entry.curves import (
     without_dropout,
 )
 from tests.entry.every_method import FIELDS, METHODS, PATHS
-from tests.entry.outputs import read_log, steps_with
+from tests.entry.outputs import read_log, rows_of, steps_with
 from tests.entry.processes import STOPPED, at_call, call, in_step, run_killed, run_on, send
 
 CONTRA, ON_ROWS = "adaptive-srkl-contra", FIELDS[0]
 # Processes, and micro-batches per step on each of them; beside (2, 2), which every method is tried with.
 MORE_SPLITS = {CONTRA: [(4, 1), (1, 4)], "srkl-fdd": [(1, 4)], "lm with LoRA": [(1, 4)]}
 EVERY_SPLIT = [(1, 2), (1, 4), (2, 2), (4, 2)]
-
-
-def rows_of(batch):
-    ids = zip(batch.row_ids.tolist(), batch.input_ids.tolist(), batch.attention_mask.tolist(), strict=True)
-    return [[row_id, tokens[: sum(mask)]] for row_id, tokens, mask in ids]
 
 
 @pytest.fixture
@@ -49,7 +44,7 @@ def record(monkeypatch, tmp_path):
 
         def forward_and_note(model, batch):
             if torch.is_grad_enabled():
-                rows.extend(rows_of(batch))
+                rows.extend(map(list, rows_of(batch).items()))
             return forward(model, batch)
 
         def step_and_note(optimizer, *arguments, **keywords):

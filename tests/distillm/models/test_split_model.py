@@ -2,15 +2,16 @@
 
 import pytest
 import torch
-from transformers import Gemma2Config, Gemma2ForCausalLM
+from transformers import Gemma2Config, Gemma2ForCausalLM, MambaConfig, MambaForCausalLM
 
 from data_utils.errors import UserError
 from distillm.models.adapters import add_lora
 from distillm.models.loading import enable_gradient_checkpointing
 from distillm.models.split_model import SplitModel, find_blocks
+from distillm.reduction import gather
 from tests.distillm.tiny import ALONE, VOCABULARY, make_batch, make_gpt2, make_llama, make_rows
 
-BATCH = make_batch(make_rows(4))
+BATCH = make_batch(make_rows(4), packed=False)
 REAL = BATCH.attention_mask.bool()
 
 
@@ -43,6 +44,35 @@ def test_the_gradient_of_a_captured_state_reaches_the_blocks_below_it_and_no_oth
     student.forward(BATCH).scheduled[0].square().sum().backward()
     reached = [any(p.grad is not None for p in block.parameters()) for block in student.blocks]
     assert reached == [True, True, False, False]
+
+
+@pytest.mark.parametrize("variant", ["gpt2", "llama", "llama with lora"])
+def test_rows_packed_into_one_line_have_the_states_that_they_have_alone(variant):
+    model = make_gpt2(16, 4) if variant == "gpt2" else make_llama(16, 4)
+    student = SplitModel(add_lora(model, 4, 16, 0.0) if "lora" in variant else model, [1, 3])
+    assert student.keeps_rows_apart(ALONE.device)
+    packed, padded = (make_batch(make_rows(4), packed=packed) for packed in (True, False))
+    assert len(packed.input_ids) == 1
+    one, two = student.forward(packed), student.forward(padded)
+    for ours, alone in zip([one.last, *one.scheduled], [two.last, *two.scheduled], strict=True):
+        found, expected = (gather(x, b.token_positions) for x, b in ((ours, packed), (alone, padded)))
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_whose_attention_mixes_packed_rows_is_noticed(student_model, monkeypatch):
+    student = SplitModel(student_model)
+    forward = type(student.body).forward
+
+    def without_positions(body, input_ids=None, position_ids=None, **options):
+        return forward(body, input_ids=input_ids, **options)
+
+    monkeypatch.setattr(type(student.body), "forward", without_positions)
+    assert not student.keeps_rows_apart(ALONE.device)
+
+
+def test_a_model_that_takes_no_positions_is_not_packed():
+    model = MambaForCausalLM(MambaConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2))
+    assert not SplitModel(model).keeps_rows_apart(ALONE.device)
 
 
 def test_nothing_is_captured_after_a_forward_pass(student_model):
