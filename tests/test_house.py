@@ -22,7 +22,7 @@ ROOMS = [
 ]
 TOP = {"entry scripts", "tools"}  # may import every room, but not each other
 FLOOR = {"arguments", "option_parser", "options", "distributed", "interruption", "progress_bar"}  # of distillm
-LONGEST_FILE, LONGEST_FUNCTION, LONGEST_MAIN, MEDIAN_FUNCTION = 400, 80, 60, 15
+LONGEST_FILE, LONGEST_FUNCTION, LONGEST_MAIN, MEDIAN_FUNCTION = 350, 60, 60, 9
 
 FOLDERS = ("data_utils", "distillm", "contra", "tools")
 SOURCES = sorted(
