@@ -92,6 +92,12 @@ def test_no_import_runs_upwards(path):
     assert used <= {*(ROOMS if room in TOP else ROOMS[: ROOMS.index(room)])}
 
 
+def test_every_test_file_has_a_name_of_its_own():
+    """pytest imports test files by their names alone."""
+    names = [path.name for path in ROOT.glob("tests/**/test_*.py")]
+    assert {name for name in names if names.count(name) > 1} == set()
+
+
 @each(EVERY_FILE)
 def test_no_file_is_too_long(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) < LONGEST_FILE
