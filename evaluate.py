@@ -1,6 +1,6 @@
 """Score a model: ROUGE-L and exact match of sampled responses, on several test sets with several seeds.
 
-The smallest command, on a laptop, with what `bash runs/tiny/distillm.sh` has made:
+The smallest command, on a laptop, with what `bash runs/tiny/distillm_contra.sh` has made:
 
     python3 evaluate.py --model-path results/tiny/train/sft/student --data-dir data/tiny --data-names dolly \\
         --max-length 128 --max-prompt-length 64 --seeds 10 --save results/tiny/eval_main/mine

@@ -1,6 +1,6 @@
 """Train a student: supervised fine-tuning, every distillation method, and CONTRA on top of each.
 
-The smallest command, on a laptop, with what `bash runs/tiny/distillm.sh` has made:
+The smallest command, on a laptop, with what `bash runs/tiny/distillm_contra.sh` has made:
 
     python3 finetune.py --type lm --model-path results/tiny/train/base/student \\
         --data-dir processed_data/dolly/full/tiny --max-length 128 --max-prompt-length 64 \\

@@ -1,6 +1,6 @@
 """Stage 1 of CONTRA: train the velocity field and the projector on a frozen student and teacher.
 
-The smallest command, on a laptop, with what `bash runs/tiny/distillm.sh` has made:
+The smallest command, on a laptop, with what `bash runs/tiny/distillm_contra.sh` has made:
 
     python3 train_velocity_field.py --model-path results/tiny/train/init/student \\
         --teacher-model-path results/tiny/train/sft/teacher --data-dir processed_data/dolly/full/tiny \\

@@ -109,10 +109,6 @@ class InstructionDataset(Sequence[Row]):
         """Return the reference responses of row `index`."""
         return references(self._record(index))
 
-    def prompt_text(self, index: int) -> str:
-        """Return the prompt of row `index`."""
-        return self._record(index)["prompt"]
-
     def _record(self, index: int) -> Record:
         if self._records is None:
             raise UserError(f"{self._sidecar} does not exist: a corpus has no references to compare with")

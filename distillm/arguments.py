@@ -121,7 +121,7 @@ class TrainingArguments(Options):
     eval_interval: int = option(
         -1, "steps between validations; -1: once per epoch", least=1, minus_one="once per epoch", stage_1=False
     )
-    log_interval: int = count(10, "steps between log lines", most=1 << 62, free=True)
+    log_interval: int = option(10, "steps between log lines", least=1, free=True)
     # How the rows of a step are split; only the global batch changes the result.
     batch_size: int = count(8, "rows of one micro-batch on one rank", free=True)
     gradient_accumulation_steps: int = count(1, "micro-batches of an optimiser step on one rank", free=True)

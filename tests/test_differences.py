@@ -1,23 +1,23 @@
 """What docs/differences.md says of options and tests is so."""
 
 import re
-from dataclasses import fields
 
 import pytest
 
-from distillm.arguments import TRAINING_OPTIONS, DecodingArguments, flag
-from evaluate import EvaluationArguments
+import evaluate
+from distillm.arguments import Arguments
+from distillm.option_parser import declared
+from distillm.options import flag
 from tests.scripts.commands import REPOSITORY
 
 PAGE = (REPOSITORY / "docs" / "differences.md").read_text(encoding="utf-8")
 REFUSED = re.findall(r"^\| (training|evaluation) \| (.*) \| (.*) \|$", PAGE, flags=re.MULTILINE)
 
 
-def options_of(*parts: type) -> set[str]:
-    return {flag(entry.name) for part in parts for entry in fields(part)}
-
-
-OPTIONS = {"training": options_of(*TRAINING_OPTIONS), "evaluation": options_of(EvaluationArguments, DecodingArguments)}
+OPTIONS = {
+    "training": set(map(flag, declared(Arguments))),
+    "evaluation": set(map(flag, declared(evaluate.Arguments))),
+}
 
 
 def named_options(cell: str) -> set[str]:

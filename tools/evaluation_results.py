@@ -107,6 +107,7 @@ class Reader:
         if not record.is_file():
             raise UserError(f"{model} has no result for {data_name}, seed {seed}: {record} is missing; run evaluate.py")
         prompts, scores = read_answers(folder / "answers.jsonl")
+        check_mean(folder, scores)
         header = read_header(record, "evaluate again")
         for group, matters, advice in (
             (f"model in {results}", STUDENT.__contains__, "both with one model, or with a --save for each"),
@@ -136,6 +137,18 @@ def read_answers(path: Path) -> tuple[list[str], list[float]]:
     if not scores or not all(isinstance(score, int | float) and abs(score) < 1e9 for score in scores):  # nor NaN
         raise UserError(f"{path} is missing, or holds no prompt and rougeL for each row; run evaluate.py again")
     return prompts, scores
+
+
+def check_mean(folder: Path, scores: Sequence[float]) -> None:
+    """Raise unless the rows' scores have the mean that `evaluate.py` wrote beside them."""
+    path = folder / "metrics.json"
+    try:
+        mean = json.loads(path.read_bytes())["rougeL"]
+        fits = abs(np.mean(scores) - mean) <= 0.02
+    except (FileNotFoundError, ValueError, KeyError, TypeError, OverflowError):
+        raise UserError(f"{path} is missing, or holds no rougeL; run evaluate.py again") from None
+    if not fits:  # nor NaN
+        raise UserError(f"{folder / 'answers.jsonl'} does not fit metrics.json beside it: their ROUGE-L differ")
 
 
 def check_folders(folders: Mapping[str, Sequence[Path]]) -> None:

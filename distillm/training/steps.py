@@ -85,13 +85,23 @@ class OptimiserSteps:
 
     @torch.no_grad()
     def dry_run(self) -> str:
-        """Run the forward pass of the first step; return its terms as a line."""
+        """Run the forward pass of the first step; return its terms as a line.
+
+        Raises:
+            UserError: one of them is not finite.
+        """
         micro_batches = self.autocast(self.prepare, 1)
         self._seed_dropout(1)
         evaluate = partial(self.objective.term_values, progress=self.schedule.progress(1))
         normalisers = self.objective.normalisers(micro_batches)
         values = torch.stack([self.autocast(evaluate, batch, normalisers) for batch in micro_batches])
-        return format_record(self.named(self.world.sum(values.sum(0))))
+        terms = self.world.sum(values.sum(0))
+        line = format_record(self.named(terms))
+        if not terms.isfinite().all():
+            raise UserError(
+                f"{self.name}: the loss of step 1 is not finite ({line}); look at the models and their data"
+            )
+        return line
 
     def named(self, terms: Tensor) -> dict[str, float]:
         """Return each term's value by its name: `[terms]`."""

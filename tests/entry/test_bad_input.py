@@ -118,7 +118,7 @@ def test_a_bad_option_of_evaluation(options, words, world, refused, tmp_path):
         (
             "lm",
             ["--skew_alpha", 0.2, "--capacity", 7, "--curriculum", "step"],  # underscores or not: the same option
-            "warning: --type lm ignores --skew-alpha, --capacity, --curriculum",
+            "warning: --type lm ignores --capacity, --curriculum, --skew-alpha",
         ),
         (
             FIELDS[0],  # takes the options of a whole run

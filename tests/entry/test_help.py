@@ -7,17 +7,16 @@ import pytest
 import evaluate
 import finetune
 import train_velocity_field
-from distillm.arguments import TRAINING_OPTIONS, DecodingArguments, VelocityFieldArguments, flag
-from distillm.option_parser import names_of
-from evaluate import EvaluationArguments
+from distillm.arguments import Arguments
+from distillm.option_parser import declared
+from distillm.options import flag
 from tools import generate_responses
 
 SHOWN = {
-    finetune: names_of(TRAINING_OPTIONS) - names_of([VelocityFieldArguments]),
-    train_velocity_field: names_of(train_velocity_field.Arguments.__annotations__.values())
-    - train_velocity_field.UNREAD,
-    evaluate: names_of([EvaluationArguments, DecodingArguments]),
-    generate_responses: names_of([generate_responses.ResponseArguments, DecodingArguments]),
+    finetune: declared(Arguments).keys() - finetune.UNREAD,
+    train_velocity_field: declared(Arguments).keys() - train_velocity_field.UNREAD,
+    evaluate: declared(evaluate.Arguments).keys(),
+    generate_responses: declared(generate_responses.Arguments).keys(),
 }
 
 

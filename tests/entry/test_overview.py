@@ -48,7 +48,7 @@ def test_stage_1_begins_and_ends_with_the_same_kind_of_lines(train_field, world,
     said = train_field(tmp_path / "field", "--total-iters", 2).out.splitlines()
     assert said[0].startswith("velocity field: 1 process on cpu, ") and said.index("started") < 10
     assert f"training data: {world.store}, 26 rows, 752 tokens" in said
-    assert re.fullmatch(r"finished after step 2 in \d+ s: the last weights are kept, in .*", said[-1])
+    assert re.fullmatch(r"finished after step 2 in \d+ s: the last model is kept, of step 2, in .*", said[-1])
 
 
 @pytest.mark.parametrize("name", ["adaptive-srkl-contra", FIELDS[0]])

@@ -3,24 +3,21 @@
 import json
 import math
 import sys
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from typing import get_type_hints
 from unittest import mock
 
 import pytest
 from hypothesis import strategies as st
 
 from data_utils.errors import UserError, run_as_script
-from distillm.arguments import (
-    TRAINING_OPTIONS,
-    DecodingArguments,
-    TrainingArguments,
-    flag,
-)
+from distillm.arguments import Arguments, TrainingArguments
 from distillm.method import Method
-from distillm.option_parser import merged, parse_arguments
+from distillm.option_parser import options_of, parse_arguments
+from distillm.options import flag
 from distillm.training.deepspeed_engine import load_config
 from distillm.training.option_use import check_option_use, check_save_folder
-from evaluate import EvaluationArguments
+from evaluate import Arguments as EvaluationArguments
 from tests.hostile.cases import cases, refusal
 
 # ---- command lines -----------------------------------------------------------------------------------------------
@@ -28,16 +25,16 @@ from tests.hostile.cases import cases, refusal
 NUMBERS = ["0", "-1", "1", "7", "0.5", "1.0", "1.5", "-0.1", "1e-4", "nan", "inf", "-inf", "1e400", "9" * 30, "0x10"]
 VALUES = [*NUMBERS, "", " ", "true", "False", "lora", "gpt2", "constant", "step", "none", "kd", "lm", "srkl-contra"]
 VALUES += ["adaptive-srkl", "a folder/with spaces", "日本/👩‍👩‍👧", "-x", "--", "a\nb", "%s", "@file", "=", "x" * 2000]
-KNOWN = {entry.name: entry for kind in TRAINING_OPTIONS for entry in fields(kind)}
+KNOWN = {entry.name: entry for kind in get_type_hints(Arguments).values() for entry in fields(kind)}
 REQUIRED = ["--model-path", "m", "--data-dir", "d", "--save", "s"]
 NAMES = st.sampled_from(sorted(KNOWN))
 UNKNOWN = st.sampled_from(["--mode1-path", "--learning-rate", "--model", "--lr-", "--LR", "---lr", "-l", "stray"])
 PAIRS = st.tuples(NAMES.map(flag) | UNKNOWN, st.sampled_from(VALUES) | st.text(max_size=6))
 
 
-def parse(kinds, words):
+def parse(kind, words):
     with mock.patch.object(sys, "argv", ["script.py", *words]):
-        return parse_arguments(kinds, "")
+        return parse_arguments(kind, "")
 
 
 def means(kind, value, text: str) -> bool:
@@ -55,11 +52,11 @@ def means(kind, value, text: str) -> bool:
 def test_a_command_line_is_refused_or_every_value_is_the_given_one(pairs):
     given = dict(pairs)  # of an option given twice, the last counts
     try:
-        every, names = parse(TRAINING_OPTIONS, [*REQUIRED, *(word for pair in pairs for word in pair)])
+        every, names = parse(Arguments, [*REQUIRED, *(word for pair in pairs for word in pair)])
     except UserError as error:
         assert str(error).strip()
         return
-    options = merged(every)
+    options = options_of(every)
     assert all(name in KNOWN for name in names)
     for option, text in given.items():
         name = option[2:].replace("-", "_")
@@ -73,10 +70,10 @@ def test_a_command_line_is_refused_or_every_value_is_the_given_one(pairs):
 @cases(500, words=st.lists(st.sampled_from([*map(flag, sorted(KNOWN)), *VALUES]), max_size=6))
 def test_any_order_of_words_ends_in_options_or_one_error(words):
     try:
-        every, _ = parse(TRAINING_OPTIONS, words)
+        every, _ = parse(Arguments, words)
     except UserError:
         return
-    assert merged(every)["model_path"]
+    assert options_of(every)["model_path"]
 
 
 @cases(
@@ -95,10 +92,13 @@ def test_any_order_of_words_ends_in_options_or_one_error(words):
     given=st.sets(NAMES, max_size=4),
 )
 def test_options_that_a_method_lacks_are_refused_and_the_others_named(method, changes, given, capsys):
-    options = merged(parse(TRAINING_OPTIONS, [*REQUIRED, "--type", method])[0]) | changes
+    arguments, _ = parse(Arguments, [*REQUIRED, "--type", method])
+    for group in vars(arguments).values():
+        vars(group).update({name: value for name, value in changes.items() if name in vars(group)})
+    options = options_of(arguments)
     capsys.readouterr()
     parsed = Method.parse(method)
-    refused = refusal(check_option_use, parsed, options, given) or refusal(check_save_folder, options)
+    refused = refusal(check_option_use, parsed, arguments, given) or refusal(check_save_folder, options)
     warned = capsys.readouterr().err
     assert warned.count("\n") <= 1
     if refused is None:
@@ -122,12 +122,10 @@ def test_options_that_a_method_lacks_are_refused_and_the_others_named(method, ch
 def test_options_of_evaluation_are_refused_or_taken(pairs):
     words = [word for name, values in pairs for word in (f"--{name}", *values)]
     try:
-        (arguments, _), _ = parse(
-            [EvaluationArguments, DecodingArguments], ["--model-path", "m", "--save", "s", *words]
-        )
+        parsed, _ = parse(EvaluationArguments, ["--model-path", "m", "--save", "s", *words])
     except UserError:
         return
-    given = dict(pairs)
+    given, arguments = dict(pairs), parsed.evaluation
     assert arguments.seeds and min(arguments.seeds) >= 0 and arguments.data_names
     assert "seeds" not in given or arguments.seeds == [int(value) for value in given["seeds"]]
     assert "data-names" not in given or arguments.data_names == given["data-names"]
@@ -145,6 +143,11 @@ CONFIGS = st.dictionaries(
 )
 
 
+def with_config(path):
+    batch = {"batch_size": 4, "gradient_accumulation_steps": 2}
+    return TrainingArguments(save="s", deepspeed=True, deepspeed_config=str(path), **batch)
+
+
 @cases(
     300, text=CONFIGS.map(json.dumps) | st.sampled_from(["", "{", "[]", "3", "null", '"x"', "{}"]) | st.text(max_size=5)
 )
@@ -152,7 +155,7 @@ def test_a_deepspeed_configuration_is_refused_or_agrees_with_the_options(tmp_pat
     path = tmp_path / "config.json"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     try:
-        config = load_config(str(path), 4, 2, 1.0, "bf16")
+        config = load_config(with_config(path), "bf16")
     except UserError as error:
         assert str(path) in str(error) and "\n" not in str(error)
         return
@@ -174,7 +177,7 @@ ABSURD += [("velocity_n_layers", 10**8), ("batch_size", 10**9), ("epochs", 10**8
 def test_bug_absurd_sizes_hung_or_ended_in_a_traceback(name, size):
     longest = ["--max-length", str(size + 1)] if name == "max_prompt_length" else []
     with pytest.raises(UserError, match=r"--[a-z-]+ 10+1? is more than [\d,]+: lower it"):
-        parse(TRAINING_OPTIONS, [*REQUIRED, *longest, flag(name), str(size)])
+        parse(Arguments, [*REQUIRED, *longest, flag(name), str(size)])
 
 
 FINITE = ["temperature", "repetition_penalty", "lm_coef", "loss_eps", "peft_lora_dropout"]
@@ -186,21 +189,26 @@ FINITE = ["temperature", "repetition_penalty", "lm_coef", "loss_eps", "peft_lora
 )
 def test_bug_nan_infinity_and_impossible_dropouts_passed_for_numbers(name, value):
     with pytest.raises(UserError, match=f"{flag(name)} .*{value}"):
-        parse(TRAINING_OPTIONS, [*REQUIRED, flag(name), value])
+        parse(Arguments, [*REQUIRED, flag(name), value])
+
+
+@dataclass
+class OnlyTraining:
+    training: TrainingArguments
 
 
 def test_bug_a_file_beside_the_script_added_options_that_nobody_saw(tmp_path):
     (tmp_path / "script.args").write_text("--lr 0.3")
     with mock.patch.object(sys, "argv", [str(tmp_path / "script.py"), "--save", "s"]):
-        (arguments,), _ = parse_arguments([TrainingArguments], "")
-    assert arguments.lr == 5e-4
+        arguments, _ = parse_arguments(OnlyTraining, "")
+    assert arguments.training.lr == 5e-4
 
 
 @pytest.mark.parametrize("text", ["[]", '{"bf16": true}', '{"zero_optimization": 2}'])
 def test_bug_json_that_is_no_deepspeed_configuration_ended_in_a_traceback(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match="is no DeepSpeed configuration"):
-        load_config(str(tmp_path / "config.json"), 4, 2, 1.0, "bf16")
+        load_config(with_config(tmp_path / "config.json"), "bf16")
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from data_utils.errors import UserError
+from distillm.arguments import TrainingArguments
 from distillm.training.deepspeed_engine import DeepSpeedEngine, load_config
 from distillm.distributed import World
 from tests.hostile.test_hostile_pickles import FORMS, Trap
@@ -187,8 +188,10 @@ from tests.hostile.test_hostile_pickles import FORMS, Trap
 folder, config_path, sprung = map(Path, sys.argv[1:])
 world = World(0, 1, torch.device("cpu"))
 
+options = TrainingArguments(save="s", batch_size=2, deepspeed=True, deepspeed_config=str(config_path))
+
 def engine():
-    return DeepSpeedEngine(nn.Linear(3, 2), 0.1, load_config(str(config_path), 2, 1, 1.0, "fp32"), world)
+    return DeepSpeedEngine(nn.Linear(3, 2), 0.1, load_config(options, "fp32"), world)
 
 first = engine()
 first.save_state(folder / "engine")

@@ -66,12 +66,12 @@ def assert_nothing_written(tmp_path, *expected):
 
 def test_a_row_is_the_encoded_example_with_its_text_beside_it(process, data, tokenizer):
     folder, _ = process(process_data_dolly)
-    dataset = InstructionDataset(folder, "train", 512, 256)
+    dataset, stored = InstructionDataset(folder, "train", 512, 256), read_jsonl(folder / "train.jsonl")
     assert len(dataset) == len(TRAIN)
     for i, record in enumerate(TRAIN):
         prompt = format_prompt(record)
         assert dataset[i] == Row(*encode_example(tokenizer, prompt, record["output"], 256), i)
-        assert dataset.prompt_text(i) == prompt
+        assert stored[i]["prompt"] == prompt
         assert dataset.references(i) == [record["output"]]
 
 
@@ -86,7 +86,7 @@ def test_bug_training_filled_the_template_where_evaluation_and_pairs_took_the_re
     template = format_prompt(TRAIN[0])
     expected = ["Two and two?", template, template]
     assert [tokenizer.decode(row.prompt) for row in dataset] == expected
-    assert [dataset.prompt_text(i) for i in range(3)] == expected
+    assert [record["prompt"] for record in read_jsonl(folder / "train.jsonl")] == expected
     assert [record["prompt"] for record in load_evaluation_set(data, "dolly")] == expected
     answered = ResponseArguments(data=str(data / "train.jsonl"), output="x", model_path="x")
     assert read_prompts(answered) == expected

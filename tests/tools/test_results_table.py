@@ -23,6 +23,7 @@ def write_job(folder, scores, batch=8, content=None, **options) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps({"prompt": f"row {row}", "rougeL": float(score)}) for row, score in enumerate(scores)]
     (folder / "answers.jsonl").write_text("\n".join(lines))
+    (folder / "metrics.json").write_text(json.dumps({"rougeL": float(np.mean(scores))}))
     content = {"data_dir": f"rows of {data_name}", "model_path": model} | (content or {})
     arguments = {"model_path": model, "peft_path": None, "data_dir": "data", "temperature": 1.0} | options
     header = {"arguments": arguments, "inputs": {name: {"file": text} for name, text in content.items()}}
@@ -160,8 +161,21 @@ def test_bad_command_lines_are_one_clear_line(results, run, tmp_path, arguments,
 )
 def test_answers_that_cannot_be_paired_are_refused(results, answers, message):
     (results / "high" / "dolly-512" / "10" / "answers.jsonl").write_text(answers)
+    (results / "high" / "dolly-512" / "10" / "metrics.json").write_text('{"rougeL": 1}')
     with pytest.raises(UserError, match=message):
         open_both(results)
+
+
+def test_answers_that_do_not_have_the_mean_in_their_metrics_are_refused(results):
+    folder = results / "high" / "dolly-512" / "10"
+    lines = (folder / "answers.jsonl").read_text().splitlines(keepends=True)
+    (folder / "answers.jsonl").write_text("".join(lines[:1]))
+    with pytest.raises(UserError, match=r"does not fit metrics\.json"):
+        open_both(results)
+    for content in ("{}", "[", '{"rougeL": "x"}'):
+        (folder / "metrics.json").write_text(content)
+        with pytest.raises(UserError, match=r"metrics\.json is missing, or holds no rougeL"):
+            open_both(results)
 
 
 def test_bug_rows_of_different_prompts_were_paired(results):

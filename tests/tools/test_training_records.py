@@ -14,7 +14,8 @@ from tools.training_records import training_lines
 def trained(folder: Path, processes: int = 1, commit: str | None = "abc+changes", precision: str = "fp32") -> Path:
     folder.mkdir()
     arguments = {"batch_size": 4, "gradient_accumulation_steps": 2}
-    header = {"arguments": arguments, "global_batch_size": 8 * processes, "commit": commit, "precision": precision}
+    header = {"arguments": arguments, "inputs": {}, "global_batch_size": 8 * processes}
+    header |= {"commit": commit, "precision": precision}
     (folder / "args.json").write_text(json.dumps(header))
     return folder
 
