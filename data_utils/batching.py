@@ -84,7 +84,10 @@ def collate(rows: Sequence[Row], pad_id: int, *, packed: bool = True, multiple: 
             starts[index] = number * shape[1] + start
             input_ids[number, start:end] = (rows[index].prompt + rows[index].response)[:-1]
             position_ids[number, start:end] = np.arange(sizes[index])
-        position_ids[number, end:] = np.arange(shape[1] - end)  # of padding, which attention keeps apart, too
+        # Padding is a row of its own. It is not made of pad ids: Transformers warns of those where it gets no mask.
+        position_ids[number, end:] = np.arange(shape[1] - end)
+        if packed:
+            input_ids[number, end:] = input_ids[number, 0]
     # A row's first token has nothing to be predicted from; the prompt's last one predicts the response's first.
     firsts = [max(0, len(row.prompt) - 1) for row in rows]
     labels = [(row.prompt + row.response)[first + 1 :] for row, first in zip(rows, firsts, strict=True)]

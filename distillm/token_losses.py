@@ -99,7 +99,7 @@ class _ChunkLoss(torch.autograd.Function):
             loss += part.detach()
             if learns:
                 wanted = [*parameters, *([states] if states_learn else [])]
-                found = torch.autograd.grad(part, wanted, torch.full_like(part, scale))
+                found = _gradients(part, wanted, scale)
                 for total, gradient in zip(totals, found, strict=False):
                     total.add_(gradient, alpha=1 / scale)
                 of_states += [gradient / scale for gradient in found[num_parameters:]]
@@ -144,7 +144,7 @@ class _LogitsLoss(torch.autograd.Function):
             loss += of_chunk.detach()
             if not any(needs):
                 continue
-            (d_logits,) = torch.autograd.grad(of_chunk, logits, torch.full_like(of_chunk, scale))
+            (d_logits,) = _gradients(of_chunk, [logits], scale)
             last, rows = first + part.shape[-2], d_logits.flatten(0, -2)
             with torch.autocast(states.device.type, enabled=False):
                 if d_states is not None:
@@ -163,6 +163,12 @@ class _LogitsLoss(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
         gradients = [None if gradient is None else gradient * grad for gradient in ctx.gradients]
         return None, None, None, *gradients, *[None] * (len(ctx.needs_input_grad) - 6)
+
+
+def _gradients(loss: Tensor, tensors: Sequence[Tensor], scale: float) -> tuple[Tensor, ...]:
+    """Return the scaled gradients, each product in the precision of its forward pass, which autocast would change."""
+    with torch.autocast(loss.device.type, enabled=False):
+        return torch.autograd.grad(loss, tensors, torch.full_like(loss, scale))
 
 
 def _autocast_dtype(tensor: Tensor) -> torch.dtype | None:

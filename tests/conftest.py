@@ -1,6 +1,12 @@
 """What all tests share: the precision they run in, and tiny tokenizers, made here: no test needs a network."""
 
+import os
 from collections.abc import Callable
+
+# Before torch is imported: tests run side by side, and a child that is forked from a process with threads hangs.
+os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+# isort: split
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers

@@ -7,5 +7,4 @@ source "$(dirname "$0")/../scripts/environment.sh"
 
 use_environment
 cd "$REPOSITORY"
-export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false # one thread for each of pytest's processes
 exec python3 -m pytest --numprocesses auto --maxprocesses 8 -m "not slow" "$@"

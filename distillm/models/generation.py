@@ -13,10 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
+    DynamicCache,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -49,6 +52,17 @@ class KeyedSampling(LogitsProcessor):
         chosen = torch.searchsorted(cumulative, thresholds, right=True)
         chosen = chosen.clamp(max=scores.shape[-1] - 1)
         return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
+
+
+class SomeFinished(StoppingCriteria):
+    """Stop a batch when a quarter of its rows have ended, so that the others go on without them."""
+
+    def __init__(self, eos_id: int, prompt_width: int):
+        self.eos_id, self.prompt_width = eos_id, prompt_width
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **unused: Any) -> Tensor:
+        ended = (input_ids[:, self.prompt_width :] == self.eos_id).any(1)
+        return (4 * ended.sum() >= len(ended)).expand(len(ended))
 
 
 class ResponseGenerator:
@@ -118,21 +132,39 @@ class ResponseGenerator:
         return responses
 
     def _respond_batch(self, model: nn.Module, prompts: list[list[int]], uniforms: np.ndarray) -> list[list[int]]:
-        device = self.world.device
-        input_ids = left_padded(prompts, self.pad_id).to(device)
-        width = input_ids.shape[1]
-        output = model.generate(  # type: ignore[operator]
-            input_ids=input_ids,
-            attention_mask=left_padded([[1] * len(ids) for ids in prompts], 0).to(device),
-            generation_config=self._configuration(),
-            logits_processor=self._processors(torch.from_numpy(uniforms).to(device), width),
-            synced_gpus=self.sharded,
-        )
-        return [until_eos(answer, self.eos_id) for answer in output[:, width:].tolist()]
+        """Answer some prompts, dropping rows from the batch as they end."""
+        device, cache = self.world.device, DynamicCache()
+        numbers = torch.from_numpy(uniforms).to(device)
+        ids = left_padded(prompts, self.pad_id).to(device)
+        mask = left_padded([[1] * len(prompt) for prompt in prompts], 0).to(device)
+        width = ids.shape[1]
+        answers: list[list[int]] = [[] for _ in prompts]
+        unfinished = list(range(len(prompts)))
+        while unfinished:
+            ids = model.generate(  # type: ignore[operator]
+                input_ids=ids,
+                attention_mask=mask,
+                past_key_values=cache,
+                generation_config=self._configuration(width + self.max_new_tokens - ids.shape[1]),
+                logits_processor=self._processors(numbers, width),
+                stopping_criteria=self._stopping(width),
+                synced_gpus=self.sharded,
+            )
+            for index, answer in zip(unfinished, ids[:, width:].tolist(), strict=True):
+                answers[index] = until_eos(answer, self.eos_id)
+            full = ids.shape[1] == width + self.max_new_tokens
+            left = [i for i, index in enumerate(unfinished) if not (full or self.eos_id in answers[index])]
+            if left:
+                chosen = torch.tensor(left, device=device)
+                cache.batch_select_indices(chosen)
+                ids, mask, numbers = ids[chosen], mask[chosen], numbers[chosen]
+                mask = torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)
+            unfinished = [unfinished[i] for i in left]
+        return answers
 
-    def _configuration(self) -> GenerationConfig:
+    def _configuration(self, max_new_tokens: int) -> GenerationConfig:
         return GenerationConfig(
-            max_new_tokens=self.max_new_tokens,
+            max_new_tokens=max_new_tokens,
             do_sample=False,  # `KeyedSampling` samples
             eos_token_id=self.eos_id,
             pad_token_id=self.pad_id,
@@ -140,6 +172,11 @@ class ResponseGenerator:
             repetition_penalty=self.decoding.repetition_penalty,
             use_cache=True,
         )
+
+    def _stopping(self, prompt_width: int) -> StoppingCriteriaList:
+        if self.sharded:  # no rank stops before the others
+            return StoppingCriteriaList()
+        return StoppingCriteriaList([SomeFinished(self.eos_id, prompt_width)])
 
     def _processors(self, uniforms: Tensor, prompt_width: int) -> LogitsProcessorList:
         decoding = self.decoding

@@ -1,6 +1,9 @@
-import pytest
+import random
 
-from distillm.metrics import compute_metrics
+import pytest
+from rouge_score.rouge_scorer import RougeScorer
+
+from distillm.metrics import compute_metrics, rouge_l
 
 
 def longest_common_subsequence(a, b):
@@ -23,6 +26,14 @@ def test_rouge_is_the_mean_of_the_best_f_measure_of_each_row():
     metrics = compute_metrics(predictions, references)
     assert metrics["rougeL"] == pytest.approx(100 * sum(expected) / 3)
     assert metrics["exact_match"] == 0
+
+
+def test_rouge_has_the_values_of_rouge_score():
+    scorer, draw = RougeScorer(["rougeL"], use_stemmer=True), random.Random(0)
+    words = ["walks", "walked", "The", "cat's", "don't", "généralités", "42", "3.5", "-", "_x_", "漢字", "running"]
+    for _ in range(300):
+        prediction, reference = (" ".join(draw.choices(words, k=draw.randrange(40))) for _ in range(2))
+        assert rouge_l(prediction, reference) == scorer.score(reference, prediction)["rougeL"].fmeasure
 
 
 def test_rouge_stems_words():

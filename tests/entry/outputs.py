@@ -39,7 +39,7 @@ def saved_step(save: Path) -> int | None:
     return None if folder is None else int(folder.name.split("-")[1])
 
 
-def rows_of(batch: TokenBatch) -> dict[int, list[int]]:
-    """Return the ids that a batch feeds to a model for each of its rows, by row id."""
+def rows_of(batch: TokenBatch) -> list[tuple[int, list[int]]]:
+    """Return the id of each row of a batch, and the token ids that it feeds to a model."""
     tokens = batch.input_ids.flatten()[batch.token_positions].split(batch.token_counts.tolist())
-    return {row_id: ids.tolist() for row_id, ids in zip(batch.row_ids.tolist(), tokens, strict=True)}
+    return [(row_id, ids.tolist()) for row_id, ids in zip(batch.row_ids.tolist(), tokens, strict=True)]

@@ -44,7 +44,7 @@ def record(monkeypatch, tmp_path):
 
         def forward_and_note(model, batch):
             if torch.is_grad_enabled():
-                rows.extend(map(list, rows_of(batch).items()))
+                rows.extend(rows_of(batch))
             return forward(model, batch)
 
         def step_and_note(optimizer, *arguments, **keywords):

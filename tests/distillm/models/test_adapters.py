@@ -14,7 +14,7 @@ from distillm.models.loading import load_causal_lm, load_tokenizer, split_checkp
 from distillm.models.split_model import SplitModel, freeze
 from tests.distillm.tiny import make_batch, make_gpt2, make_llama, make_rows
 
-BATCH = make_batch(make_rows(4))
+BATCH = make_batch(make_rows(4), packed=False)
 REAL = BATCH.attention_mask.bool()
 
 

@@ -9,6 +9,7 @@ from data_utils.errors import UserError
 from distillm.arguments import DecodingArguments
 from distillm.models.generation import KeyedSampling, ResponseGenerator, left_padded, until_eos
 from tests.distillm.tiny import ALONE, EOS, PAD, VOCABULARY, make_gpt2, make_rows
+from tests.entry.curves import end_responses_at_random
 
 PROMPTS = [row.prompt for row in make_rows(7, seed=2)]
 ROW_IDS = list(range(40, 47))
@@ -214,6 +215,23 @@ def test_a_response_ends_with_its_first_eos_and_holds_no_padding(student_model, 
     assert 0 < len(ended) < len(responses)  # of both kinds
     assert all(response.index(EOS) == len(response) - 1 for response in ended)
     assert all(len(response) == 25 for response in responses if EOS not in response)
+
+
+def test_rows_that_have_ended_leave_the_batch(student_model, ids_tokenizer, monkeypatch):
+    """Every response is as it is alone, and most of the tokens computed are tokens of responses."""
+    end_responses_at_random(monkeypatch)
+    many = {"prompts": PROMPTS * 6, "row_ids": list(range(6 * len(PROMPTS))), "max_new_tokens": 25}
+    alone = respond(student_model, ids_tokenizer, 1, **many)
+    computed = []
+
+    def count(module, arguments, options):
+        computed.append(len(options["input_ids"]))
+
+    with student_model.register_forward_pre_hook(count, with_kwargs=True):
+        together = respond(student_model, ids_tokenizer, 42, **many)
+    assert together == alone
+    tokens, longest = sum(map(len, alone)), max(map(len, alone))
+    assert tokens <= sum(computed) < 1.5 * tokens < 0.7 * 42 * longest
 
 
 def test_prompts_are_padded_on_the_left():
