@@ -195,8 +195,8 @@ def open_both(results) -> list[Row]:
     [
         ({"temperature": 0.7}, "temperature 0.7, not 1.0; evaluate both with the same options"),
         ({"num_rows": 5}, "num_rows 5, not None; evaluate both with the same options"),
-        ({"content": {"data_dir": "others"}}, "another content of data_dir data; evaluate both on"),
-        ({"content": {"model_path": "x"}}, "another content of model_path high; evaluate both with one model, or with"),
+        ({"content": {"data_dir": "others"}}, "different content in data_dir data; evaluate both on"),
+        ({"content": {"model_path": "x"}}, "different content in model_path high; evaluate both with one model, or"),
         ({"peft_path": "x"}, "peft_path x, not None; evaluate both with one model"),
     ],
 )
