@@ -173,7 +173,7 @@ def use_other_width(field):
     make_field(field, dropout=0.1, student_width=32)
 
 
-NO_MODEL = "is no checkpoint", "config.json"
+NO_MODEL = "is not a checkpoint", "config.json"
 WIDTHS = "32", "16", "student's hidden size"
 # Which run, which of its folders, what is wrong with the folder (None: it does not exist), and what the line says.
 DAMAGES = {

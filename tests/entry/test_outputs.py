@@ -74,7 +74,7 @@ def test_a_second_identical_command_says_that_there_is_nothing_to_do(name, world
     before = contents(tmp_path)
     again = run(*command)
     assert (again.status, again.err) == (0, "")
-    assert again.out.endswith("nothing to do (--resume never starts it afresh)\n")
+    assert again.out.endswith("nothing to do (to start again, pass --resume never)\n")
     assert contents(tmp_path) == before
 
 

@@ -121,7 +121,7 @@ def test_a_run_whose_data_model_or_field_was_exchanged_does_not_go_on(change, ki
     before = contents(inputs[option])
     act(inputs[option])
     name = option[2:].replace("-", "_")
-    refused(finetune.main, options, save, f"holds a run with another content of {name}", inputs[option])
+    refused(finetune.main, options, save, f"holds a run with different content in {name}", inputs[option])
     for file, content in before.items():
         (inputs[option] / file).write_bytes(content)
 
@@ -137,7 +137,7 @@ def test_a_run_goes_on_when_its_paths_are_written_otherwise_or_have_moved(train,
     assert train(save, *more).status == 0
     store, student = world.store / ".." / world.store.name, shutil.copytree(world.student, tmp_path / "moved")
     outcome = train(save, *more, "--data-dir", store, "--model-path", student)
-    assert (outcome.status, "finished: nothing to do" in outcome.out) == (0, True)
+    assert (outcome.status, "finished run: nothing to do" in outcome.out) == (0, True)
 
 
 def test_a_run_does_not_go_on_in_another_precision_and_a_finished_one_does_not_mind(

@@ -62,7 +62,7 @@ def test_another_models_checkpoint_is_refused(sound, tmp_path):
     weights.popitem()
     save_file(weights, checkpoint / "engine" / "weights.safetensors")
     rehash(checkpoint)
-    assert "it is of another model" in sound.go_on(tmp_path / "run")
+    assert "it belongs to another model" in sound.go_on(tmp_path / "run")
 
 
 @pytest.mark.parametrize("pointer", ["", "..", "step-00000009", "../checkpoints/step-00000001", "\0\xff", "/"])

@@ -174,7 +174,7 @@ NO_CONFIGS = ["[]", "null", "3", '{"model_type": "gpt2", "n_embd": "8"}']
 NO_TOKENIZERS = ["{}", "[]", "{", '{"model": {"type": "BPE"}}']
 HUGE_MODELS = [("n_layer", 10**8), ("n_embd", 10**6), ("vocab_size", 10**11), ("n_positions", 10**10)]
 HUGE_FIELDS = [("num_blocks", 10**8), ("width", 10**12), ("num_blocks", "1"), ("width", 8.0)]
-CANNOT_BE = "which cannot be in"
+CANNOT_BE = "which cannot fit into"
 # What was found, the kind of folder, what is changed in it, and a word of the refusal (the folder is one, too).
 FOUND = [
     *(("json_that_is_no_config_ended_in_a_traceback", "gpt2", write("config.json", text), "") for text in NO_CONFIGS),

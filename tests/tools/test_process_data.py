@@ -227,7 +227,7 @@ def test_a_row_is_cut_at_max_length_when_it_is_stored(process, data, tokenizer):
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(process, data):
-    with pytest.raises(UserError, match="gpt2 model, --model-type says llama"):
+    with pytest.raises(UserError, match="gpt2 model, but --model-type says llama"):
         process(process_data_dolly, "--model-type", "llama")
 
 

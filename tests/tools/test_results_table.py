@@ -195,8 +195,8 @@ def open_both(results) -> list[Row]:
     [
         ({"temperature": 0.7}, "temperature 0.7, not 1.0; evaluate both with the same options"),
         ({"num_rows": 5}, "num_rows 5, not None; evaluate both with the same options"),
-        ({"content": {"data_dir": "others"}}, "another content of data_dir data; evaluate both on"),
-        ({"content": {"model_path": "x"}}, "another content of model_path high; evaluate both with one model, or with"),
+        ({"content": {"data_dir": "others"}}, "different content in data_dir data; evaluate both on"),
+        ({"content": {"model_path": "x"}}, "different content in model_path high; evaluate both with one model, or"),
         ({"peft_path": "x"}, "peft_path x, not None; evaluate both with one model"),
     ],
 )
@@ -219,7 +219,7 @@ def test_results_of_one_model_are_compared_by_content(results):
 @pytest.mark.parametrize("content", ["{", "[]", '{"arguments": {}}'])
 def test_a_damaged_record_of_an_evaluation_is_one_clear_line(results, content):
     (results / "high" / "dolly-512" / "10" / "args.json").write_text(content)
-    with pytest.raises(UserError, match=r"high/dolly-512/10/args\.json is broken, .*; evaluate again"):
+    with pytest.raises(UserError, match=r"high/dolly-512/10/args\.json is broken: .*; evaluate again"):
         open_both(results)
 
 

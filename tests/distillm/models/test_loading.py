@@ -1,4 +1,4 @@
-"""Guarantees of distillm/models/loading.py: what is no sound checkpoint is refused in one line that names it."""
+"""Guarantees of distillm/models/loading.py: what is not a sound checkpoint is refused in one line that names it."""
 
 import json
 import shutil
@@ -62,7 +62,7 @@ def test_bug_weights_of_other_names_are_refused_and_not_left_random(damaged):
 
 
 def test_an_adapter_folder_without_an_adapter_is_refused(llama_folder, tmp_path):
-    with pytest.raises(UserError, match=rf"{tmp_path} is no checkpoint; expected .* adapter_config\.json"):
+    with pytest.raises(UserError, match=rf"{tmp_path} is not a checkpoint; expected .* adapter_config\.json"):
         load_causal_lm(str(llama_folder), adapter_path=str(tmp_path))
 
 
