@@ -57,7 +57,7 @@ def test_what_is_locked_is_one_processs_until_it_ends(tmp_path):
             os._exit(9)
 
     def is_refused():
-        with pytest.raises(UserError, match="another process writes to"), locked(path):
+        with pytest.raises(UserError, match="another process is writing to"), locked(path):
             pytest.fail("it was not locked")
         return 0
 

@@ -112,7 +112,7 @@ def test_a_store_that_is_written_into_while_it_is_read_is_one_line(tmp_path, cha
     else:
         path.write_bytes(bytes([9] * 6))
     with pytest.raises(
-        UserError, match=rf"a\.bin was changed while it is read \(6 bytes before, {path.stat().st_size} now"
+        UserError, match=rf"a\.bin was changed while it was being read \(6 bytes before, {path.stat().st_size} now"
     ):
         store[0]
 

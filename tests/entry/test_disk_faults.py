@@ -77,7 +77,7 @@ def assert_names_path_and_advice(outcome, path, *words):
     line = error_line(outcome)
     assert line.split(".py")[0].isidentifier(), "on a line of its own"
     assert f"cannot write {path}" in line
-    for word in (*words, "run the same command again", "still stands"):
+    for word in (*words, "run the same command again", "is intact"):
         assert word in line
 
 

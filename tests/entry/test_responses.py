@@ -106,7 +106,7 @@ def test_bug_two_processes_answered_into_one_file_and_half_of_the_rows_were_lost
     refusals = []
 
     def answer_too():
-        refuses([], "another process writes to", tmp_path / "out.jsonl")
+        refuses([], "another process is writing to", tmp_path / "out.jsonl")
         refusals.append(True)
 
     with at_call(ResponseGenerator, "respond", 1, answer_too):

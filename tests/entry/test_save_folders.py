@@ -165,7 +165,7 @@ def test_bug_two_runs_wrote_into_one_folder(name, refused, run, world, pairs, tm
     command = command_of(world, pairs, name, save, "--total-iters", 2)
 
     def run_second():
-        refused(*command, save, "another process writes to", save)
+        refused(*command, save, "another process is writing to", save)
         refusals.append(True)
 
     with at_call(*in_step(2), run_second):
@@ -217,7 +217,7 @@ def test_a_store_truncated_under_a_training_is_one_line_and_the_checkpoint_stays
     store, save = shutil.copytree(world.store, tmp_path / "store"), tmp_path / "run"
     with at_call(torch.Tensor, "backward", 3, lambda: os.truncate(store / "train_0.bin", 0)):
         outcome = run(finetune.main, world.training(save, "--save-interval", 2, "--data-dir", store))
-    assert f"{store / 'train_0.bin'} was changed while it is read" in error_line(outcome)
+    assert f"{store / 'train_0.bin'} was changed while it was being read" in error_line(outcome)
     assert saved_step(save) == 2
 
 

@@ -222,7 +222,7 @@ def test_a_row_is_cut_at_max_length_when_it_is_stored(process, data, tokenizer):
     row = InstructionDataset(folder, "train", 200, 150)[0]
     assert (row.prompt, row.response) == (whole[0], whole[1][: 200 - len(whole[0])])
     check_length(folder, 200)
-    with pytest.raises(UserError, match="rows of at most 200 ids, --max-length is 201: process the data again"):
+    with pytest.raises(UserError, match="rows of at most 200 ids, but --max-length is 201: process the data again"):
         check_length(folder, 201)
 
 
