@@ -247,7 +247,7 @@ def test_bug_a_result_without_readable_options_ended_in_a_traceback(tmp_path, ca
     for content in ("{", "[]", "null", '{"arguments": 1}'):
         (job.folder / "args.json").write_text(content)
         assert not is_done(job)
-        assert "evaluated anew" in capsys.readouterr().out
+        assert "evaluated again" in capsys.readouterr().out
     assert not is_done(replace(job, folder=tmp_path))
 
 
