@@ -255,11 +255,11 @@ def test_pairs_replace_nothing_else(copied, refused, tmp_path):
     [
         (b'{"prompt": "another", "generated_text": "x"}\n', ["line 3 of", "different prompts"]),
         (b"", ["26 rows", "25"]),
-        (b"{oops\n", [":3 is no response"]),
-        (b'{"prompt": "x"}\n', [":3 is no response", "`generated_text`"]),
-        (b'{"prompt": "x", "generated_text": null}\n', [":3 is no response", "`generated_text`"]),
-        (b'{"prompt": "x", "generated_text": "\xff"}\n', [":3 is no response"]),
-        (b"[]\n", [":3 is no response"]),
+        (b"{oops\n", [":3 is not a response"]),
+        (b'{"prompt": "x"}\n', [":3 is not a response", "`generated_text`"]),
+        (b'{"prompt": "x", "generated_text": null}\n', [":3 is not a response", "`generated_text`"]),
+        (b'{"prompt": "x", "generated_text": "\xff"}\n', [":3 is not a response"]),
+        (b"[]\n", [":3 is not a response"]),
     ],
 )
 def test_responses_that_do_not_fit_together_are_one_line(line, words, copied, refused, tmp_path):

@@ -254,7 +254,7 @@ def test_bug_a_result_without_readable_options_ended_in_a_traceback(tmp_path, ca
 def test_bug_a_response_with_a_lone_surrogate_ended_in_a_traceback_of_arrow(tmp_path):
     path = tmp_path / "responses.jsonl"
     lines_of(path, [{"prompt": "a", "generated_text": "\ud83d"}])
-    with pytest.raises(UserError, match=r"responses\.jsonl:1 is no response"):
+    with pytest.raises(UserError, match=r"responses\.jsonl:1 is not a response"):
         read_responses(path)
 
 

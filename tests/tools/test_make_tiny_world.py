@@ -89,7 +89,7 @@ def test_the_models_share_a_tokenizer_that_keeps_rows_short(world, run, tmp_path
 
 def test_more_rows_than_there_are_prompts_is_refused():
     author = Author(make_people(keyed_generator(1, "people")), seed=1)
-    with pytest.raises(UserError, match="ask for fewer rows than"):
+    with pytest.raises(UserError, match="ask for at most"):
         author.reserved_rows("lists", 100, [name_some])
 
 

@@ -268,7 +268,7 @@ def test_of_a_small_corpus_at_most_5_percent_go_to_validation_and_it_is_said(pro
     folder, printed = process(process_data_pretrain, "--max-length", 16, "--train-num", 22_870)
     assert len(chunks(folder, "valid")) == total // 20
     assert len(chunks(folder, "train")) == total - total // 20
-    assert printed.startswith(f"{total} chunks are few for --dev-num 1,000: validation gets {total // 20} of them\n")
+    assert printed.startswith(f"{total} chunks are too few for --dev-num 1,000: validation gets {total // 20} of ")
 
 
 def test_two_chunks_are_one_each_and_one_is_an_error(process, corpus, tmp_path):
