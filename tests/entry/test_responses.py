@@ -119,7 +119,7 @@ def test_bug_two_processes_answered_into_one_file_and_half_of_the_rows_were_lost
 def test_bug_responses_of_other_options_or_weights_are_refused_not_taken(
     unfinished, responses, refuses, world, tmp_path
 ):
-    """They were recognised by their prompts alone, which every model shares."""
+    """They were recognised only by their prompts, which are the same for every model."""
     output = tmp_path / "out.jsonl"
     for ending in ("", ".args.json"):
         shutil.copy(responses / f"generated_train_student.jsonl{ending}", tmp_path / f"out.jsonl{ending}")

@@ -1,4 +1,4 @@
-"""A run writes into a folder of its own, and goes on only with what it began with."""
+"""A run writes into a folder of its own, and resumes only with the inputs that it began with."""
 
 import os
 import shutil
@@ -197,7 +197,7 @@ def test_bug_a_run_overwrote_what_another_process_did_while_it_loaded_its_models
 
 
 def test_bug_what_starts_afresh_kept_the_model_of_another_kind(train, world, tmp_path):
-    """An adapter and a whole model in one folder load as neither; and a model stood for a run that had not ended."""
+    """An adapter and a whole model in one folder load as neither; and an unfinished run seemed to have a model."""
     mixed, fresh = tmp_path / "mixed", tmp_path / "fresh"
     whole = ["--model-type", "llama", "--total-iters", 2]
     assert train(mixed, *whole, "--peft", "lora", student=world.llama).status == 0
@@ -206,7 +206,7 @@ def test_bug_what_starts_afresh_kept_the_model_of_another_kind(train, world, tmp
     assert not list(mixed.glob("*.safetensors")) and not list(mixed.glob("*config.json"))
     for save in (mixed, fresh):
         assert train(save, *whole, "--resume", "never", student=world.llama).status == 0
-    (fresh / "README.md").touch()  # PEFT's, which may be a person's
+    (fresh / "README.md").touch()  # PEFT's, but it could be a person's
     assert contents(mixed).keys() == contents(fresh).keys()
 
 

@@ -259,7 +259,7 @@ def test_bug_a_response_with_a_lone_surrogate_ended_in_a_traceback_of_arrow(tmp_
 
 
 def test_bug_a_damaged_arrow_file_was_read_out_of_its_bounds(pair_folder, tokenizer, tmp_path):
-    """Its offsets were not checked: 255 in the place of a length read what lay behind, or crashed."""
+    """Its offsets were not checked: 255 in place of a length read beyond the data, or crashed."""
     folder = Path(shutil.copytree(pair_folder, tmp_path / "pairs"))
     path = next((folder / "train").glob("*.arrow"))
     content = path.read_bytes()

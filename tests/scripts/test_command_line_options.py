@@ -1,4 +1,4 @@
-"""Every option is given once, with the value in force; another global batch than the recipe's is said."""
+"""Every option is given once, with the value that counts; a global batch other than the recipe's gives a warning."""
 
 import shlex
 import subprocess

@@ -1,4 +1,4 @@
-"""Guarantees of the scripts in runs/: which rows their tables have, how seeds part, what a table says of its making."""
+"""Guarantees of the scripts in runs/: the rows of their tables, how seeds are kept apart, how a table was made."""
 
 import re
 import shlex
@@ -16,7 +16,7 @@ TRAININGS = ("finetune.py", "train_velocity_field.py")
 
 @cache
 def plain(run: str) -> list[Command]:
-    """Return the commands of a run of which nothing is asked."""
+    """Return the commands of a run without options or variables."""
     return dry_run(run)
 
 
@@ -161,7 +161,7 @@ def test_seeds_and_a_seed_for_all_trainings_are_one_clear_line():
 
 @pytest.mark.parametrize("family", ["gpt2", "openllama2", "llama2", "qwen2.5", "smollm2", "tiny"])
 def test_the_seeds_that_scripts_say_themselves_are_known(family):
-    """Else one of SEEDS could be a run that a script has made before under the name of 10."""
+    """Otherwise one of SEEDS could be a run that a script has already made as seed 10."""
     texts = [path.read_text() for path in (REPOSITORY / "scripts" / family).rglob("*.sh")]
     said = set(re.findall(r"--seed (\d+)", "\n".join(texts)))
     known = re.search(r"^MORE_OWN_SEEDS=\((.*)\)", "\n".join(texts), re.MULTILINE)
@@ -208,7 +208,7 @@ def test_a_variable_at_its_default_is_not_named():
 
 @pytest.mark.parametrize("run", RUNS)
 def test_a_run_writes_nothing_that_git_tracks(run):
-    """Tables that the repository ships lie where no run writes."""
+    """The repository's own tables are where no run writes."""
     paths = {path for command in plain(run) for name in ("save", "output") for path in command.options.get(name, [])}
     ignored = subprocess.run(
         ["git", "check-ignore", "--no-index", *paths], cwd=REPOSITORY, capture_output=True, text=True, check=True

@@ -35,7 +35,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
-    """Made by another process, in which strings have other hashes."""
+    """By another process, in which strings have other hashes."""
     folder = tmp_path_factory.mktemp("tiny") / "world"
     command = [sys.executable, "tools/make_tiny_world.py", "--output", folder, *SMALL]
     subprocess.run(command, cwd=ROOT, capture_output=True, check=True)

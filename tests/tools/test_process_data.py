@@ -233,7 +233,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(process, data):
 
 @pytest.fixture
 def corpus(tmp_path, tokenizer):
-    """Writes a corpus of that many documents: all its tokens, in order."""
+    """Writes a corpus of this many documents; returns all its tokens, in order."""
 
     def write(num_documents):
         documents = [f"Document {i}\nhas two lines 🙂." for i in range(num_documents)]

@@ -287,7 +287,7 @@ def test_the_max_length_is_found_where_there_is_one_and_asked_for_where_there_ar
 
 @pytest.fixture
 def three_runs(results) -> list[str]:
-    """`low` in three trainings, each 4 above the one before on every row."""
+    """`low` in three training runs, each 4 above the one before on every row."""
     for place in (1, 2):
         for data_name in ROWS:
             for seed in SEEDS:

@@ -1,4 +1,4 @@
-"""Guarantees of tools/training_records.py: what a table says of the trainings behind it."""
+"""Guarantees of tools/training_records.py: what a table says about the training runs behind it."""
 
 import json
 from pathlib import Path
