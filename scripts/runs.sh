@@ -133,7 +133,7 @@ check_seeds() {
   for seed in $SEEDS; do
     ! contains "$seed" "${seen[@]}" || die "SEEDS='$SEEDS' names $seed twice, which would be the same run"
     ! contains "$seed" "${MORE_OWN_SEEDS[@]}" ||
-      die "SEEDS='$SEEDS': some scripts of $FAMILY already use $seed, for which $OWN_SEED stands; choose another"
+      die "SEEDS='$SEEDS': some scripts of $FAMILY already use $seed, which belongs to $OWN_SEED; choose another"
     seen+=("$seed")
   done
   ! contains --seed "$@" || die "SEEDS='$SEEDS' sets --seed in each training run: give only one of the two"
