@@ -34,7 +34,7 @@ def test_no_token_gives_zero_and_a_gradient_of_zero():
 
 
 def test_bug_dropout_inside_chunks_the_backward_pass_uses_the_masks_of_the_forward_pass(small_chunks):
-    """The chunks were recomputed without their random state: the velocity field's gradient was of other masks."""
+    """The chunks were recomputed without their random state, so the velocity field's gradient used other masks."""
     linear, dropout = nn.Linear(WIDTH, WIDTH, bias=False), nn.Dropout(0.5)
     values = torch.randn(TOKENS, WIDTH, requires_grad=True)
     masks = []

@@ -1,4 +1,4 @@
-"""A mistake of the user's ends as one clear line and a non-zero exit, with nothing half-written."""
+"""A user's mistake ends in one clear line and a non-zero exit, with nothing half-written."""
 
 import json
 import os
@@ -160,7 +160,7 @@ def use_large_id(store):
 
 
 def exchange_tokens(model):
-    """Let two tokens have each other's meaning."""
+    """Swap the meanings of two tokens."""
     tokenizer = json.loads((model / "tokenizer.json").read_text())
     vocabulary = tokenizer["model"]["vocab"]
     first, second = sorted(vocabulary)[100:102]

@@ -1,4 +1,4 @@
-"""Training checkpoints: back to exactly where the run was, or one clear line; a good one is never thrown away."""
+"""Training checkpoints: back to exactly where the run was, or one clear line; a good one is never removed."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def sound(runs):
 
 @pytest.fixture(scope="module")
 def expected(runs, tmp_path_factory):
-    """What the run has learnt at its end."""
+    """The weights of the run at its end."""
     save = tmp_path_factory.mktemp("whole") / "run"
     runs["sound"].copied(save)
     assert runs["sound"].go_on(save) is None
