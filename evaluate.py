@@ -54,11 +54,11 @@ class EvaluationArguments(CheckpointArguments):
 
     data_dir: str = option("data", "folder with the raw test sets (dolly/valid.jsonl, …)")
     data_names: list[str] = option(list(EVALUATION_SETS), "test sets", list(EVALUATION_SETS), free=True)
-    seeds: list[int] = amount([10, 20, 30, 40, 50], "of the sampling", free=True)
+    seeds: list[int] = amount([10, 20, 30, 40, 50], "sampling seeds", free=True)
     num_rows: int = option(-1, "rows of each set to use; -1: all", least=1, minus_one="all")
-    max_length: int = count(512, "ids of a row, prompt and response")
-    max_prompt_length: int = count(256, "ids of a prompt; the rest of max-length is room for the response")
-    eval_batch_size: int = count(64, "prompts of one batch on one rank", free=True)
+    max_length: int = count(512, "most ids in a row, prompt and response")
+    max_prompt_length: int = count(256, "most ids in a prompt; the rest of max-length is for the response")
+    eval_batch_size: int = count(64, "prompts per batch on one rank", free=True)
     save: str = option("", "folder for the results", required="a folder for the results", free=True)
 
     def __post_init__(self) -> None:
@@ -111,7 +111,7 @@ def main() -> None:
 
 
 def open_jobs(arguments: EvaluationArguments, options: dict[str, Any]) -> list[Job]:
-    """Return the pairs of set and seed; missing data is an error at once. `options` identify the results."""
+    """Return the pairs of set and seed; raise at once if data are missing. `options` identify the results."""
     limit = None if arguments.num_rows == -1 else arguments.num_rows
     models = input_files({name: options[name] for name in STUDENT})
     common = run_header(options, seed=0, global_batch_size=arguments.eval_batch_size, inputs=models)
@@ -131,12 +131,12 @@ def is_done(job: Job) -> bool:
     if not (job.folder / "metrics.json").exists():
         return False
     try:
-        saved = read_header(job.folder / "args.json", "it is evaluated anew")
+        saved = read_header(job.folder / "args.json", "it is evaluated again")
     except (FileNotFoundError, UserError):
         saved = None
     if saved is not None and difference(saved, job.header, lambda name: name != "global batch size") is None:
         return True
-    print(f"{job.folder} holds results of other options, weights or data: evaluated anew")
+    print(f"{job.folder} holds results of other options, weights or data: evaluated again")
     return False
 
 

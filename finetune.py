@@ -10,7 +10,7 @@ The paper's DistiLLM + CONTRA (`DRY_RUN=1` before it shows all its options):
 
     bash scripts/gpt2/distillm/contra_0.1B_1.5B.sh . 2012 1
 
-In the end the save folder is the trained model (`AutoModelForCausalLM.from_pretrained(save)`, or a PEFT adapter)
+At the end the save folder is the trained model (`AutoModelForCausalLM.from_pretrained(save)`, or a PEFT adapter)
 with its tokenizer, `args.json`, `log.jsonl`, `training.log`, and for CONTRA the refreshed field and projector.
 """
 
@@ -143,7 +143,7 @@ def build_engine(run: Run, student: SplitModel) -> Engine:
     engine = DeepSpeedEngine(student.model, training.weight_decay, load_config(training, run.precision), run.world)
     if engine.sharded and run.arguments.distillation.log_term_gradients:
         raise UserError(
-            f"--log-term-gradients needs whole gradients, ZeRO 3 of {training.deepspeed_config} scatters them; "
+            f"--log-term-gradients needs whole gradients, but ZeRO 3 in {training.deepspeed_config} shards them; "
             "leave it out, or use ds_config_zero2.json"
         )
     return engine

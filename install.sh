@@ -29,7 +29,7 @@ install_packages() {
   "$prefix/bin/python3" -m pip --version >/dev/null 2>&1 ||
     die "the environment $prefix has no pip: run '$prefix/bin/python3 -m ensurepip'"
   echo "Installing requirements.txt into $prefix; this takes a few minutes."
-  # DeepSpeed compiles its CUDA operators when they are first used, if ever: none of them now.
+  # DeepSpeed compiles its CUDA operators when they are first used, if ever: compile none now.
   DS_BUILD_OPS=0 PIP_DISABLE_PIP_VERSION_CHECK=1 \
     attend "$prefix/bin/python3" -m pip install "${progress[@]}" --requirement "$REPOSITORY/requirements.txt"
   environment_stamp "$prefix" >"$prefix/.contra-kd-installed"

@@ -11,7 +11,7 @@ The paper's (`DRY_RUN=1` before it shows all its options):
 
     bash scripts/gpt2/train_velocity_field.sh . 2012 1
 
-In the end the save folder holds `velocity_field.{json,safetensors}` and `projector.{json,safetensors}`, which
+At the end the save folder holds `velocity_field.{json,safetensors}` and `projector.{json,safetensors}`, which
 `finetune.py --type …-contra` takes as `--velocity-field-path`, with `args.json`, `log.jsonl` and `training.log`.
 """
 
@@ -42,7 +42,7 @@ from distillm.training.schedule import Schedule
 from distillm.training.setup import Models, Run, load_models, load_training_rows, step_batches
 from distillm.training.trainer import Trainer
 
-# Stage 1 has no clipping, no validation and no corpus, but scripts pass it the options of every training.
+# Stage 1 has no clipping, no validation and no corpus, but scripts pass it the options of all training runs.
 STUDENT_ONLY = {name for name, metadata in declared(Arguments).items() if not metadata["stage_1"]}
 OF_STAGE_2 = names_of(DecodingArguments, DistillationArguments, OnPolicyArguments, PairArguments, ContraArguments)
 UNREAD = STUDENT_ONLY | OF_STAGE_2

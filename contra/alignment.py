@@ -39,7 +39,7 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
 def alignment_per_token(
     velocity_field: nn.Module, projector: nn.Module, student_states: Tensor, step_size: float
 ) -> Tensor:
-    """Return each token's 1 - cos(a, sg[a + k v(a, 0, j)]) with a = P(h), mean over pairs.
+    """Return each token's 1 - cos(a, sg[a + k v(a, 0, j)]) with a = P(h), averaged over pairs.
 
     student_states `[L, M, D_s]`, k = step_size -> `[M]`, fp32. The gradient reaches the student only.
     """

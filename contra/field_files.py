@@ -81,7 +81,7 @@ def _load_shape(folder: Path, name: str) -> dict[str, Any]:
     if folder.is_file():  # published code saves one: velocity_field.pth, projector.pth
         raise UserError(
             f"{folder} is a file; expected a folder written by train_velocity_field.py. "
-            "A .pth file of published code cannot be read: train the velocity field here"
+            "A .pth file from published code cannot be read: train the velocity field here"
         )
     for path in (folder / f"{name}.json", folder / f"{name}.safetensors"):
         if not path.is_file():

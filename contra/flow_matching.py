@@ -1,4 +1,4 @@
-"""Stage 1: the velocity field learns the straight way from a student's projected state to the teacher's.
+"""Stage 1: the velocity field learns the straight path from a student's projected state to the teacher's.
 
 for batch in batches:
     states = student's and teacher's hidden states of the scheduled layers, both models frozen
@@ -17,7 +17,7 @@ from distillm.reduction import gather_layers, mean_or_zero, positions_of
 
 
 class PathSample(NamedTuple):
-    """A point of a path and its velocity there."""
+    """A point on a path and the velocity there."""
 
     x_t: Tensor
     dx_t: Tensor
@@ -36,7 +36,7 @@ class LinearPath:
 def flow_matching_per_token(
     velocity_field: nn.Module, projector: nn.Module, student_states: Tensor, teacher_states: Tensor, t: Tensor
 ) -> Tensor:
-    """Return each token's squared velocity error, mean over pairs and dimensions.
+    """Return each token's squared velocity error, averaged over pairs and dimensions.
 
     student_states `[L, M, D_s]`, teacher_states `[L, M, D_t]`, t `[M]` -> `[M]`, fp32. The velocity is not
     detached: the projector learns through both the point and the velocity.

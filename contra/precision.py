@@ -1,4 +1,4 @@
-"""The precision of field and projector: fp32, their matrix products in bf16 if the run's are, but never in fp16."""
+"""The precision of field and projector: fp32, with matrix products in bf16 if the run's are, but never in fp16."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def never_fp16(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Take a module's forward pass out of an fp16 autocast, in which most of its small gradients underflow."""
+    """Take a module's forward pass out of an fp16 autocast, in which most of its small gradients would underflow."""
 
     @wraps(forward)
     def run(module: Any, states: Tensor, *more: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""The projector P: a student's hidden states in the teacher's space."""
+"""The projector P, which maps a student's hidden states into the teacher's space."""
 
 from torch import Tensor, nn
 

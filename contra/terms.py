@@ -16,7 +16,7 @@ from distillm.token_losses import sum_over_chunks
 
 
 class AlignmentTerm:
-    """Pulls the student's states along the flow, further as the curriculum proceeds; on response tokens."""
+    """Pulls the student's states of response tokens along the flow, further as the curriculum proceeds."""
 
     name, source, needs_teacher = "contra", "instruction", False
 
@@ -40,7 +40,7 @@ class AlignmentTerm:
 
 
 class FlowMatchingTerm:
-    """Teaches the field the way from the student's states to the teacher's; on attention-mask tokens."""
+    """Trains the field to lead from the student's states to the teacher's, on all tokens except padding."""
 
     name, source, needs_teacher, weight = "velocity_field", "instruction", True, 1.0
 

@@ -1,4 +1,4 @@
-"""Stage 1 and refresh: velocity field and projector learn on frozen models, by the student's own loop and engine."""
+"""Stage 1 and refresh: train velocity field and projector on frozen models, with the student's loop and engine."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ class FieldEngine(TorchEngine):
     """Field and projector with one AdamW that lives as long as the run. No clipping, as published."""
 
     def __init__(self, velocity_field: VelocityField, projector: Projector, weight_decay: float, world: World):
-        # Both compute in fp32 in an fp16 run, too (`contra.precision`): their loss needs no scaling.
+        # Both compute in fp32 even in an fp16 run (`contra.precision`): their loss needs no scaling.
         super().__init__(nn.ModuleList([velocity_field, projector]), weight_decay, 0.0, "fp32", world)
         self.velocity_field, self.projector = velocity_field, projector
 
@@ -62,7 +62,7 @@ def field_steps(
 
 
 class FieldRefresh:
-    """After every `velocity_update_interval` epochs except the last, adapt the field to the student as it is now."""
+    """After every `velocity_update_interval` epochs except the last, adapt the field to the current student."""
 
     def __init__(self, steps: OptimiserSteps, contra: ContraArguments):
         self.steps, self.contra = steps, contra

@@ -10,7 +10,7 @@ LONGEST_PERIOD = 10000.0
 
 
 class VelocityField(nn.Module):
-    """A residual MLP on single tokens, in the precision of its weights (fp32)."""
+    """A residual MLP applied to each token, in the precision of its weights (fp32)."""
 
     def __init__(self, hidden_size: int, width: int, num_pairs: int, num_blocks: int, dropout: float = 0.1):
         """hidden_size: the teacher's D_t; width: d, even; num_pairs: L; dropout: at the end of a block."""

@@ -122,7 +122,7 @@ def pack(sizes: Sequence[int], line: int = LINE) -> list[list[int]]:
 class ShuffledOrder:
     """The rows of every optimiser step: each epoch is a new permutation, its incomplete last step is dropped.
 
-    A step larger than the data set goes round the permutation until it is full.
+    A step larger than the data set wraps around the permutation until it is full.
     """
 
     num_rows: int
@@ -152,7 +152,7 @@ def _permutation(num_rows: int, seed: int, epoch: int) -> np.ndarray:
 def split_step(
     rows: Sequence[T], num_micro_batches: int, world_size: int, lengths: Sequence[int]
 ) -> list[list[list[T]]]:
-    """Deal the rows of one step out to `[micro-batch][rank]`, in equal shares of rows of similar length.
+    """Distribute the rows of one step over `[micro-batch][rank]`, in equal shares of rows of similar length.
 
     The longest rows come first, so that a run that does not fit into memory fails at once.
     """

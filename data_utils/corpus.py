@@ -1,4 +1,4 @@
-"""Plain-text corpora: `data.txt` holds one document per line, runs of newlines inside it written `<@x(x!>`."""
+"""Plain-text corpora: `data.txt` holds one document per line, with runs of newlines written `<@x(x!>`."""
 
 import re
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ NEWLINES = "<@x(x!>"
 
 
 def document_line(document: str) -> str:
-    """Return a document as the one line that stands for it, line end included; "" for a blank document."""
+    """Return a document as one line of `data.txt`, line end included; "" for a blank document."""
     line = re.sub(r"[\r\n]+", NEWLINES, document.strip())
     return f"{line}\n" if line else ""
 

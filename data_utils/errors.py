@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 PROJECT = Path(__file__).resolve().parents[1]
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # as a cluster's scheduler sends them
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # sent by cluster schedulers
 STOPPED = 128 + signal.SIGTERM  # an exit status
 INTERRUPTED = 130  # the exit status after Ctrl-C
 
@@ -23,7 +23,7 @@ class UserError(ValueError):
 class Reading(AbstractContextManager):
     """A block in which another library reads a user's files: an error becomes one line that names them.
 
-    On a damaged file libraries raise anything, `tokenizers` even a plain `Exception`, so a list of classes is not
+    On a damaged file libraries may raise anything, even a plain `Exception` (`tokenizers`), so a list of classes is not
     enough. Errors raised by this project's own code pass through: they are our bugs, or a `UserError`.
     """
 
@@ -46,9 +46,9 @@ def reason(error: BaseException) -> str:
 
 
 def run_as_script(main: Callable[[], None]) -> None:
-    """Run an entry script; a `UserError`, a failing file operation or a lack of memory ends as one line, status 1.
+    """Run an entry script; a `UserError`, a failed file operation or a lack of memory gives one line and status 1.
 
-    A signal to stop ends it at once, as one line and exit status 143, unless a training listens to it.
+    A signal to stop ends it at once with one line and exit status 143, unless training is listening for the signal.
     """
     if signal.getsignal(signal.SIGINT) is _end_at_once:
         signal.signal(signal.SIGINT, signal.default_int_handler)

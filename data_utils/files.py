@@ -18,7 +18,7 @@ from data_utils.errors import UserError
 ADVICE = {
     errno.ENOSPC: "make room there",
     errno.EDQUOT: "make room there, or ask for a larger quota",
-    errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
+    errno.EFBIG: "raise the file size limit (ulimit -f)",
     errno.EROFS: "make it writable, or choose another folder",
 }
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what file systems without locks say
@@ -35,18 +35,18 @@ class Writing(AbstractContextManager):
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if number := disk_error(error):
-            advice = ADVICE.get(number, "make room there, or look for a broken disk")
+            advice = ADVICE.get(number, "make room there, or check the disk")
             raise OSError(
                 f"cannot write {self.path}: {os.strerror(number)}; {advice} and run the same command again: "
-                "what was complete before still stands"
+                "what was complete before is intact"
             ) from error
 
 
 def disk_error(error: BaseException | None) -> int:
-    """Return the system's number of a failed write, 0 for any other error.
+    """Return the system's error number of a failed write, 0 for any other error.
 
-    What copytree, safetensors and tokenizers raise has no number, but contains the system's words. What `torch.save`
-    raises has only the place where it failed, which becomes EIO.
+    Errors from copytree, safetensors and tokenizers have no number, but contain the system's message. One from
+    `torch.save` says only where it failed, which becomes EIO.
     """
     if "inline_container.cc" in str(error):
         return errno.EIO
@@ -70,7 +70,7 @@ def fsync_tree(folder: Path) -> None:
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary sibling to write to; it becomes `path` when the block ends, vanishes when it fails."""
+    """Yield a temporary sibling to write to; it becomes `path` when the block ends, or vanishes if it fails."""
     path = Path(path)
     temporary = _sibling(path, "tmp")
     with Writing(path):
@@ -85,7 +85,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary sibling folder to fill; it replaces `path` when the block ends, vanishes when it fails."""
+    """Yield a temporary sibling folder to fill; it replaces `path` when the block ends, or vanishes if it fails."""
     path = Path(path).resolve() if Path(path).is_symlink() else Path(path)  # a link to a folder stays one
     temporary, retired = _sibling(path, "tmp"), _sibling(path, "old")
     with Writing(path):
@@ -131,7 +131,7 @@ def remove_entry(path: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder at once: a process killed meanwhile leaves nothing under this name.
+    """Remove a folder at once: a process killed in the middle leaves nothing under its name.
 
     A link to a folder stays, and the folder behind it is emptied piece by piece: files before folders, since a file may
     say which folder counts.
@@ -149,8 +149,8 @@ def remove_folder(path: Path) -> None:
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
     """Remove the temporary files and folders of this module that killed processes left directly in a folder.
 
-    A folder that was moved aside for a successor that never came is moved back. With a `name`, only what processes that
-    have ended left of that file or folder is removed. Without one, all is: the folder must belong to the caller alone.
+    A folder that was moved aside for a successor that never came is moved back. With a `name`, only what ended
+    processes left of that file or folder is removed; without one, everything, so only the caller may use the folder.
     """
     for path in sorted(folder.iterdir()):
         match = re.fullmatch(r"\.(.+)\.(\d+)\.(old|tmp)", path.name)
@@ -189,7 +189,7 @@ def locked(path: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise UserError(f"another process writes to {path}: wait until it ends, or stop it") from None
+        raise UserError(f"another process is writing to {path}: wait until it ends, or stop it") from None
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise

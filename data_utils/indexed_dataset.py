@@ -43,7 +43,7 @@ def store_paths(prefix: str | Path) -> tuple[Path, Path]:
 class IndexedDatasetWriter(AbstractContextManager):
     """Write items to `<prefix>.bin` and `<prefix>.idx`; neither name exists before `close()`.
 
-    As a context manager it closes at the end of the block, and leaves nothing behind when the block fails.
+    As a context manager it closes at the end of the block, and leaves nothing behind if the block fails.
     """
 
     def __init__(self, prefix: str | Path, dtype: DTypeLike) -> None:
@@ -94,7 +94,7 @@ class IndexedDataset:
         self._opened = self._state()
         expected, found = num_tokens * self.dtype.itemsize, self._opened[0]
         if found != expected:
-            raise UserError(f"{bin_path} has {found} bytes, its index says {expected}: process the data again")
+            raise UserError(f"{bin_path} has {found} bytes, but its index says {expected}: process the data again")
         # an empty file cannot be mapped
         self.tokens = np.memmap(self._file, self.dtype, "r") if num_tokens else np.zeros(0, self.dtype)
 
@@ -110,8 +110,8 @@ class IndexedDataset:
         state = self._state()
         if state != self._opened:
             raise UserError(
-                f"{self._file.name} was changed while it is read ({self._opened[0]} bytes before, {state[0]} now): "
-                "write a store beside it and rename that; what was complete before still stands"
+                f"{self._file.name} was changed while it was being read ({self._opened[0]} bytes before, {state[0]} "
+                "now): write a new store beside it and rename that; what was complete before is intact"
             )
         start = self.starts[index]
         return self.tokens[start : start + self.sizes[index]]
@@ -135,7 +135,7 @@ def _index(dtype: np.dtype, sizes: np.ndarray) -> bytes:
 
 
 def _read_index(path: Path) -> tuple[np.dtype, np.ndarray]:
-    """Return dtype and item sizes `[N]`; anything but a complete index of this format is refused."""
+    """Return dtype and item sizes `[N]`; raise unless the file is a complete index of this format."""
     content = path.read_bytes()
     try:
         _, _, code, num_items, _ = HEADER.unpack_from(content)
@@ -145,7 +145,7 @@ def _read_index(path: Path) -> tuple[np.dtype, np.ndarray]:
         complete = False
     if not complete:
         raise UserError(
-            f"{path} is damaged, or no index of version {VERSION} with ids of 2 or 4 bytes and one document-index "
+            f"{path} is damaged, or not an index of version {VERSION} with ids of 2 or 4 bytes and one document-index "
             "entry: process the data again"
         )
     return dtype, sizes

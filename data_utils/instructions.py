@@ -41,7 +41,7 @@ def read_jsonl(path: str | Path) -> list[Record]:
 
 
 def references(record: Record) -> list[str]:
-    """Return the responses that count as right: `output` is one string or a list of them."""
+    """Return the responses that count as correct: `output` is one string or a list of strings."""
     return [record["output"]] if isinstance(record["output"], str) else record["output"]
 
 
@@ -78,7 +78,7 @@ class InstructionDataset(Sequence[Row]):
         if self._records is not None and len(self._records) != len(self._items):
             raise UserError(
                 f"{self._sidecar} has {len(self._records)} records, {prefix}.idx {len(self._items)} items: "
-                "they are of different runs, process the data again"
+                "they come from different runs; process the data again"
             )
         longest = int(self._prompt_sizes.argmax())
         found, limit = self._prompt_sizes[longest], min(max_prompt_length, max_length - 1)
@@ -124,7 +124,7 @@ def _prompt_sizes(items: IndexedDataset, place: str) -> np.ndarray:
     twice, unanswered = owners[1:][np.diff(owners) == 0], np.flatnonzero(sizes == items.sizes - 1)
     if len(twice) or len(unanswered):
         item, what = (twice[0], "two separators") if len(twice) else (unanswered[0], "no response")
-        raise UserError(f"{place} is damaged, item {item} has {what}: process the data again")
+        raise UserError(f"{place} is damaged: item {item} has {what}; process the data again")
     return sizes
 
 
@@ -137,13 +137,13 @@ def _parse_record(line: bytes, place: str) -> Record:
     if not isinstance(record, dict):
         raise UserError(f"{place} is a {type(record).__name__}, not an object with `instruction` and `output`")
     if not record.keys() >= {"instruction", "output"}:
-        raise UserError(f"{place} needs `instruction` and `output`, and has {', '.join(record) or 'neither'}")
+        raise UserError(f"{place} needs `instruction` and `output`, but has {', '.join(record) or 'neither'}")
     for field, kinds in (("instruction", str), ("input", str | None), ("prompt", str | None)):
         if not isinstance(record.get(field), kinds):
-            raise UserError(f"{place}: `{field}` is a {type(record[field]).__name__}, it must be a string")
+            raise UserError(f"{place}: `{field}` is a {type(record[field]).__name__}, but must be a string")
     answers = references(record)
     if not (isinstance(answers, list) and answers and all(isinstance(answer, str) for answer in answers)):
-        raise UserError(f"{place}: `output` must be a string or a list of strings that is not empty")
+        raise UserError(f"{place}: `output` must be a string or a non-empty list of strings")
     try:
         "".join([record["instruction"], record.get("input") or "", record.get("prompt") or "", *answers]).encode()
     except UnicodeEncodeError as error:  # half of an emoji, cut off by whoever made the file

@@ -47,7 +47,7 @@ def puts_bos_first(tokenizer: "PreTrainedTokenizerBase") -> bool:
 def encode_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: str, max_prompt_length: int) -> list[int]:
     """Return at most `max_prompt_length` ids of a prompt, BOS first if that is the tokenizer's default.
 
-    A longer prompt loses its middle: its beginning stays, and everything from "### Response:" on.
+    A longer prompt loses its middle: its beginning and everything from "### Response:" on are kept.
     """
     ids = encode_text(tokenizer, prompt)
     if puts_bos_first(tokenizer):
@@ -58,7 +58,7 @@ def encode_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: str, max_prompt_
     tail = _length_from_marker(tokenizer, prompt)
     if tail > max_prompt_length:
         raise UserError(
-            f"--max-prompt-length {max_prompt_length} must be at least {tail}, the ids of {RESPONSE_MARKER!r}"
+            f"--max-prompt-length {max_prompt_length} must be at least {tail}, the ids from {RESPONSE_MARKER!r} on"
         )
     return ids[: max_prompt_length - tail] + ids[len(ids) - tail :]
 

@@ -1,7 +1,7 @@
 """Random numbers without state: each is a function of (seed, purpose, step or epoch, row).
 
-Nothing is drawn from a shared stream, so a result depends neither on batch size, nor on the number of
-processes, nor on where an interrupted run was resumed, and a checkpoint needs no generator states.
+Nothing is drawn from a shared stream, so a result does not depend on the batch size, on the number of
+processes, or on where an interrupted run was resumed, and a checkpoint needs no generator states.
 """
 
 import zlib

@@ -104,9 +104,9 @@ def _load_table(folder: str | Path, split: str):  # type: ignore[no-untyped-def]
     missing = set(COLUMNS) - set(columns.column_names)
     if missing:
         raise UserError(f"{folder} lacks the columns {', '.join(sorted(missing))}; it needs {', '.join(COLUMNS)}")
-    with Reading(f"{folder}, split {split}", "; make it anew with tools/build_response_pairs.py"):
+    with Reading(f"{folder}, split {split}", "; make it again with tools/build_response_pairs.py"):
         columns.validate(full=True)  # memory-mapped: without this check, a damaged file is read beyond its bounds
     wrong = [name for name in COLUMNS if str(columns[name].type) != "string" or columns[name].null_count]
     if wrong:
-        raise UserError(f"{folder}, split {split}: its column {wrong[0]} is not all text")
+        raise UserError(f"{folder}, split {split}: its column {wrong[0]} must hold only text")
     return tables[split]

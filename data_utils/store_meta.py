@@ -1,6 +1,6 @@
-"""`meta.json` of a processed folder: what it was made of, so that a mix-up shows at the start of a run.
+"""`meta.json` of a processed folder: what it was made from, so that a mix-up shows at the start of a run.
 
-A store that other tools wrote, Megatron's own say, has none and is trusted.
+A store that other tools wrote, such as Megatron's own, has none and is trusted.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ META_NAME = "meta.json"
 
 
 def vocabulary_size(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """Return the least number that is above every id of the tokenizer."""
+    """Return the smallest number above every id of the tokenizer."""
     return max(tokenizer.get_vocab().values()) + 1
 
 
@@ -57,17 +57,17 @@ def check_tokenizer(folder: str | Path, tokenizer: "PreTrainedTokenizerBase") ->
     if fingerprint != ours["fingerprint"]:
         raise UserError(
             f"{folder} was made with the tokenizer {name} ({size} ids), "
-            f"the model has {ours['name']} ({ours['vocabulary_size']} ids): process the data with the model's"
+            f"but the model has {ours['name']} ({ours['vocabulary_size']} ids): process the data with the model's"
         )
 
 
 def check_length(folder: str | Path, max_length: int) -> None:
-    """Raise if rows of prompt and response were cut to fewer ids than a training asks for."""
+    """Raise if rows of prompt and response were cut to fewer ids than training asks for."""
     path = Path(folder) / META_NAME
     meta = json.loads(path.read_bytes()) if path.exists() else {}
     stored = meta.get("max_length", max_length)
     if "max_prompt_length" in meta and not (isinstance(stored, int) and stored >= max_length):
         raise UserError(
-            f"{folder} holds rows of at most {stored} ids, --max-length is {max_length}: "
+            f"{folder} holds rows of at most {stored} ids, but --max-length is {max_length}: "
             "process the data again with this length, or train with the stored one"
         )

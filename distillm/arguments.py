@@ -88,8 +88,8 @@ class DataArguments(Options):
     )
     train_num: int = option(-1, "training rows to use; -1: all", least=1, minus_one="all")
     dev_num: int = option(-1, "validation rows to use; -1: all", least=1, minus_one="all", stage_1=False)
-    max_length: int = count(512, "ids of a row, prompt and response")
-    max_prompt_length: int = count(256, "ids of a prompt; the rest of max-length is room for generated responses")
+    max_length: int = count(512, "most ids in a row, prompt and response")
+    max_prompt_length: int = count(256, "most ids in a prompt; the rest of max-length is for generated responses")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -154,7 +154,7 @@ class TrainingArguments(Options):
         if self.lr < self.lr_min:
             raise UserError(f"--lr {self.lr:g} is below --lr-min {self.lr_min:g}")
         if self.eval_gen and not self.do_valid:
-            raise UserError("--eval-gen needs --do-valid: it is a part of validation")
+            raise UserError("--eval-gen needs --do-valid: it is part of validation")
 
     def rows_per_step(self, processes: int) -> int:
         """Return the global batch: the rows of one optimiser step."""
@@ -167,10 +167,10 @@ class DecodingArguments(Options):
 
     do_sample: bool = option(True, "sample; false: greedy decoding")
     top_k: int = amount(0, "sample from the k likeliest tokens; 0: from all")
-    top_p: float = option(1.0, "sample from the likeliest tokens of this total probability", above=0.0, most=1.0)
-    temperature: float = option(1.0, "of sampling; greedy is --do-sample false", above=0.0)
+    top_p: float = option(1.0, "sample from the likeliest tokens with this total probability", above=0.0, most=1.0)
+    temperature: float = option(1.0, "of sampling; --do-sample false is greedy", above=0.0)
     no_repeat_ngram_size: int = amount(0, "n-grams of this size never repeat; 0: they may")
-    repetition_penalty: float = option(1.0, "above 1 discourages tokens that occurred", above=0.0)
+    repetition_penalty: float = option(1.0, "above 1: discourage tokens that have occurred", above=0.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -183,7 +183,7 @@ class DistillationArguments(Options):
     """The method and the weights of its terms."""
 
     type: str = option("lm", "the method, e.g. lm, kd, srkl, adaptive-srkl, adaptive-srkl-contra")
-    kd_ratio: float = share(1.0, "share of distillation against cross-entropy on the responses", read_by=needs_teacher)
+    kd_ratio: float = share(1.0, "share of distillation; the rest is cross-entropy on responses", read_by=needs_teacher)
     lm_coef: float = amount(1.0, "weight of the corpus term")
     # At 1 the mixture would be the student itself: no gradient.
     skew_alpha: float = share(0.1, "mixing weight of sfkl and srkl", most=0.99, read_by=is_skewed)
@@ -250,7 +250,7 @@ class LoggingArguments(Options):
 
 @dataclass
 class Arguments:
-    """All options of a training. Both training scripts accept all of them, so a run hands the same ones to both."""
+    """All training options. Both training scripts accept all of them, so a run can pass the same ones to both."""
 
     model: ModelArguments
     data: DataArguments

@@ -1,4 +1,4 @@
-"""DistiLLM-2: raise the student on the teacher's responses (chosen), lower it on its own (rejected).
+"""DistiLLM-2: make the teacher's responses (chosen) more likely, the student's own (rejected) less.
 
 Source: DistiLLM-2 (arXiv 2503.07067); docs/methods.md.
 """
@@ -66,7 +66,7 @@ def contrastive_loss(
     chosen responses, the last P the rejected ones of the same prompts -> `[P]`
     """
     if len(labels) % 2:
-        raise ValueError(f"pairs come as chosen rows, then as many rejected ones; {len(labels)} is odd")
+        raise ValueError(f"pairs are P chosen rows, then P rejected ones; {len(labels)} rows are odd")
     divergences = pair_divergences(version, beta, alpha_1, alpha_2)
     loss = student_logits.new_zeros(len(labels) // 2, dtype=torch.float32)
     sides = (divergences, student_logits.chunk(2), teacher_logits.chunk(2), labels.chunk(2))

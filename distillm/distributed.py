@@ -80,7 +80,7 @@ def join_world() -> World:
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
-    # Where DeepSpeed is installed, others import it, and it would warn of what it finds.
+    # Other packages import DeepSpeed where it is installed, and it would warn about the device it finds.
     os.environ.setdefault("DS_ACCELERATOR", device.type)
     if size > 1:
         backend = "nccl" if device.type == "cuda" else "gloo"

@@ -2,7 +2,8 @@
 
 fp32, natural logarithm, no mask, no reduction. All are >= 0 and 0 at equality, up to rounding. Mixtures are
 formed in log space, so tiny probabilities do not underflow. A vocabulary entry whose logit is -inf in either
-model contributes 0 to the sum; each model's probabilities still sum to 1 over its own finite entries.
+model contributes 0 to the sum; each model's probabilities still sum to 1 over its own finite entries, so a value can
+be negative where the models exclude different ones.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Feature dynamics distillation: what a model would predict at its scheduled layers, and how depth changes that."""
+"""Feature dynamics distillation: what a model would predict at its scheduled layers, and how that changes with depth."""
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ COSINE_EPS = 1e-5
 def fdd_per_token(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 2.0) -> Tensor:
     """Return trajectory + derivative loss of each token: `[N, T, V] x 2 -> [T]`, fp32.
 
-    The logits are each model's own head on the hidden states of its N scheduled layers, without final norm.
+    The logits come from each model's own head, applied to the hidden states of its N scheduled layers, without final norm.
     Trajectory: mean over layers of KL(teacher ‖ student) at the temperature, without a τ² factor.
     Derivative: mean over neighbouring layers of 1 - cos between the changes of log-probabilities (τ = 1).
     """

@@ -1,6 +1,6 @@
-"""A training that gets SIGTERM or SIGUSR1 finishes its step, writes a checkpoint and ends with exit status 143.
+"""A training run that gets SIGTERM or SIGUSR1 finishes its step, writes a checkpoint and ends with exit status 143.
 
-The signal reaches the processes of a run at different moments. So all processes exchange whether one received it, and
+The signal reaches the processes of a run at different moments. So they tell each other whether one received it, and
 all raise `Interrupted` at the same place: after a step, or between two batches of the work that follows one
 (validation, new responses, the field's refresh).
 """
@@ -28,7 +28,7 @@ class _Request:
 
 
 def ask_to_stop(*_: object) -> None:
-    """What a signal does while a training listens."""
+    """Handle a signal within `listening`."""
     _Request.made = True
 
 
@@ -46,11 +46,11 @@ def listening() -> Iterator[None]:
 
 
 def request(like: Tensor) -> Tensor:
-    """Return `[1]`, 1 if this process was asked to stop, to be summed with other numbers in one exchange."""
+    """Return `[1]`: 1 if this process was asked to stop, else 0; to be summed with other numbers in one exchange."""
     return like.new_tensor([float(_Request.made)])
 
 
 def stop_if_asked(world: World) -> None:
-    """Stop between two batches, if any process of a training that listens was asked to; all processes call it."""
+    """Within `listening`, stop between two batches if any process was asked to; all processes call it."""
     if _Request.listening and world.sum(request(torch.zeros(1, device=world.device))) > 0:
         raise Interrupted

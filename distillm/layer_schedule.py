@@ -6,7 +6,7 @@ from data_utils.errors import UserError
 def layer_schedule(num_layers: int, num_points: int) -> list[int]:
     """Return indices of equally spaced `hidden_states` (0 = embeddings, n = output of block n).
 
-    They are the inner points of `num_points + 2` ones from 0 to `num_layers`, truncated to integers.
+    They are the inner ones of `num_points + 2` points from 0 to `num_layers`, truncated to integers.
     """
     if num_points < 1:
         raise UserError(f"the number of layers to compare (--num-distill-layers) must be at least 1, not {num_points}")

@@ -18,7 +18,7 @@ class _Stemmer:
     stem = staticmethod(lru_cache(maxsize=1_000_000)(PorterStemmer().stem))
 
 
-@lru_cache(maxsize=100_000)  # a response is compared with many references, and those with many responses
+@lru_cache(maxsize=100_000)  # each text is compared with many others
 def _tokens(text: str) -> list[str]:
     return tokenize(text, _Stemmer)
 
@@ -33,12 +33,12 @@ def rouge_l(prediction: str, reference: str) -> float:
 
 
 def normalize(text: str) -> str:
-    """Return the text in lower case, without punctuation, with every run of white space as one space."""
+    """Return the text in lower case, without punctuation, with each run of white space replaced by one space."""
     return " ".join(text.lower().translate(_WITHOUT_PUNCTUATION).split())
 
 
 def score_rows(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[dict[str, float]]:
-    """Return each row's `rougeL` (F-measure, stemmed) and `exact_match` with its best reference, 0-100.
+    """Return each row's `rougeL` (F-measure, stemmed) and `exact_match` against its best reference, 0-100.
 
     predictions: one text per row; references: one non-empty list of texts per row
     """

@@ -1,4 +1,4 @@
-"""One loss out of several terms, with one rule for the normaliser (docs/methods.md).
+"""One loss from several terms, with one rule for the normaliser (docs/methods.md).
 
     L = Σ_terms weight · (sum over the term's valid items) / max(1, number of valid items in the whole step)
 
@@ -52,7 +52,7 @@ class Term(Protocol):
 
 
 class CrossEntropyTerm:
-    """Cross-entropy on the response tokens (a corpus row is all response)."""
+    """Cross-entropy on the response tokens (in a corpus row every token counts)."""
 
     needs_teacher = False
 

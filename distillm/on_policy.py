@@ -49,11 +49,11 @@ class AdaptiveThreshold:
 
 
 class ReplayBuffer(Generic[RowType]):
-    """The latest `capacity` rows that the student generated, first in first out."""
+    """The latest `capacity` rows that the student generated, first in, first out."""
 
     def __init__(self, capacity: int):
         if capacity < 1:
-            raise UserError(f"a replay buffer needs room for at least one row, --capacity is {capacity}")
+            raise UserError(f"a replay buffer needs room for at least one row, but --capacity is {capacity}")
         self.capacity = capacity
         self.rows: deque[RowType] = deque(maxlen=capacity)
 
@@ -90,7 +90,7 @@ def draw_case(
     """Return which rows a step trains on: "dataset", "generated", "mixed" (generate, then draw) or "replayed".
 
     Args:
-        sampling: of the method, adaptive or mixed.
+        sampling: the method's, adaptive or mixed.
         draw: r, uniform in [0, 1).
         threshold: φ.
         step: counted from 1.
@@ -125,7 +125,7 @@ class DatasetRows:
 
 
 class OnPolicyRows:
-    """Replaces the rows of a step by generated or replayed ones.
+    """Replaces the rows of a step with generated or replayed ones.
 
     All ranks hold the same buffer and make the same decision: one draw per step, for all its micro-batches.
     """
@@ -158,12 +158,12 @@ class OnPolicyRows:
         return generated
 
     def update(self, dev_loss: float) -> None:
-        """Tell the adaptive threshold a validation loss."""
+        """Pass a validation loss to the adaptive threshold."""
         if self.sampling == "adaptive":
             self.threshold.update(dev_loss)
 
     def description(self) -> dict[str, float]:
-        """Return the threshold, and how large a share of the steps so far each case had, for the log."""
+        """Return the threshold and each case's share of the steps so far, for the log."""
         steps = max(1, sum(self.cases.values()))
         shares = {f"{case}_share": count / steps for case, count in self.cases.items() if count}
         return {"threshold": self.threshold.threshold, **shares}

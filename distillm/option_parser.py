@@ -1,4 +1,4 @@
-"""From a command line to dataclasses of options, strictly, and their help."""
+"""Parse a command line strictly into dataclasses of options, and show their help."""
 
 import argparse
 import re
@@ -18,7 +18,7 @@ Groups = TypeVar("Groups")
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Shows each option once, as it is written in this project, with the type of its value."""
+    """Shows each option once, as this project writes it, with the type of its value."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         return f"{action.option_strings[-1]} {self._format_args(action, str(action.metavar))}".strip()
@@ -80,7 +80,7 @@ def parse_arguments(
     """Return the arguments of the command line and the names of the options given on it.
 
     `kind` is a dataclass whose fields are dataclasses of options. `unread` are options that the script accepts but does
-    not read: a run hands one set of them to all its scripts.
+    not read: a run passes the same options to all its scripts.
     """
     groups = get_type_hints(kind)
     parser = ArgumentParser([*groups.values()], description, unread)

@@ -29,7 +29,7 @@ def option(
 
     Args:
         least, most: its bounds; `above` is an exclusive lower one.
-        minus_one: what -1 means, where -1 is allowed besides.
+        minus_one: what -1 means, where -1 is allowed, too.
         required: what to give; an option with this text has no default.
         free: a run may continue with another value, since the result does not depend on it.
         read_by: says whether a `Method` reads it.
@@ -53,7 +53,7 @@ def flag(name: str) -> str:
 
 @dataclass
 class Options:
-    """Some options; making an object checks each of them."""
+    """Some options; creating an object checks each of them."""
 
     def __post_init__(self) -> None:
         for entry in fields(self):
@@ -66,7 +66,7 @@ class Options:
 
 
 def check_bounds(name: str, number: float, limits: Mapping[str, Any]) -> None:
-    """Raise for a number outside the bounds of its option; NaN and infinity are outside of any."""
+    """Raise for a number outside the bounds of its option; NaN and infinity always are."""
     least, above, most = (limits[key] for key in ("least", "above", "most"))
     if limits["minus_one"] and number == -1:
         return

@@ -1,4 +1,4 @@
-"""Which tokens a loss counts, and how their values become a scalar when it is called on its own."""
+"""Which tokens a loss counts, and how their values become a scalar when the loss is called on its own."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ def mean_or_zero(values: Tensor) -> Tensor:
 
 
 def positions_of(mask: Tensor) -> Tensor:
-    """Return where a mask selects, in the flattened batch: `[B, T]` -> `[M]` long."""
+    """Return the positions that a mask selects in the flattened batch: `[B, T]` -> `[M]` long."""
     return selects(mask).flatten().nonzero().squeeze(1)
 
 

@@ -1,4 +1,4 @@
-"""DistiLLM-2's refresh: after some epochs the current student writes the rejected responses anew (docs/methods.md)."""
+"""DistiLLM-2's refresh: after some epochs the current student rewrites the rejected responses (docs/methods.md)."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How hard each term of the loss pulls: the norm of its own gradient with respect to some parameters."""
+"""The norm of each loss term's own gradient with respect to some parameters."""
 
 from collections.abc import Iterable, Sequence
 
@@ -18,7 +18,7 @@ class TermGradients:
         self.gradients: list[Tensor] = []
 
     def add(self, term_values: Sequence[Tensor] | Tensor) -> None:
-        """Differentiate every term of a micro-batch on its own; the graph stays."""
+        """Differentiate every term of a micro-batch on its own; the graph is kept."""
         flat = [self._gradient(value) for value in term_values]
         self.gradients = [a + b for a, b in zip(self.gradients, flat, strict=True)] if self.gradients else flat
 

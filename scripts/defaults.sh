@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2034 # read by the other files of this folder and by the scripts
-# Every path and size that a family's common.sh may leave to the rule; each can be set in the environment. Then the
-# arrays of options that scripts compose; a common.sh adds to them.
+# Every path and size that a family's common.sh need not set; each can be set in the environment. Then the arrays of
+# options that scripts compose; a common.sh adds to them.
 
 RAW_DATA_DIR="${RAW_DATA_DIR:-$BASE_PATH/data/dolly/}"
 RAW_CORPUS_DIR="${RAW_CORPUS_DIR:-$BASE_PATH/data/openwebtext/}"
@@ -18,7 +18,7 @@ ZERO_2="$BASE_PATH/configs/deepspeed/ds_config_zero2.json" # shards gradients, t
 DEV_NUM="${DEV_NUM:-1000}"
 MAX_LENGTH="${MAX_LENGTH:-512}"
 MAX_PROMPT_LENGTH="${MAX_PROMPT_LENGTH:-256}"
-RESPONSE_LENGTH="${RESPONSE_LENGTH:-512}" # new tokens of a response in DistiLLM-2's pairs
+RESPONSE_LENGTH="${RESPONSE_LENGTH:-512}" # most tokens in a response of DistiLLM-2's pairs
 EVAL_BATCH_SIZE="${EVAL_BATCH_SIZE:-64}"
 PRECISION="${PRECISION:-auto}" # bf16 where the hardware has it, fp16 on older GPUs, else fp32
 NUM_DISTILL_LAYERS="${NUM_DISTILL_LAYERS:-6}"
@@ -26,7 +26,7 @@ VELOCITY_N_LAYERS="${VELOCITY_N_LAYERS:-4}"
 VELOCITY_D_MODEL="${VELOCITY_D_MODEL:-1024}"
 
 # @NAME is the path that NAME holds when the script calls `train`: the script may set it after this file is sourced.
-TRAINING=( # every training; `train` adds it by itself
+TRAINING=( # every training run; `train` adds these by itself
   --model-path @CKPT --model-type "$MODEL_TYPE"
   --peft-path @PEFT_CKPT # the adapter to continue training; none: a fresh one
   --data-dir @DATA_DIR --dev-num "$DEV_NUM" --max-length "$MAX_LENGTH" --max-prompt-length "$MAX_PROMPT_LENGTH"

@@ -29,7 +29,7 @@ is_installed() {
 }
 
 # Puts the project's environment first in PATH. Makes .venv when it is the one to use and not complete; an active
-# environment is the user's: it is used as it is, and never changed by anything but `bash install.sh`.
+# environment is the user's: it is used as it is, and only `bash install.sh` ever changes it.
 use_environment() {
   local prefix
   prefix="$(active_environment)"

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the scripts of eval/ call, and which folder the results of a checkpoint have. Sourced by lib.sh.
+# What the scripts of eval/ call, and which folder a checkpoint's results go to. Sourced by lib.sh.
 
 EVALUATION_SETS="dolly self_inst vicuna sinst uinst"
 
@@ -31,7 +31,7 @@ checkpoint_path() {
 }
 
 # evaluation_folder PATH: where the results of a checkpoint go, however it is named: its path below $TRAIN, else below
-# the repository, else from the root, with _ for every /.
+# the repository, else from the root, with every / replaced by _.
 evaluation_folder() {
   local real name
   real="$(realpath -m -- "$1")"

@@ -54,7 +54,7 @@ tool() {
   execute python3 "$BASE_PATH/tools/$1" "${@:2}"
 }
 
-# threads_each COUNT: the share of the cores of each of COUNT processes, unless the user's OMP_NUM_THREADS says it.
+# threads_each COUNT: each process's share of the cores if COUNT share them, unless the user sets OMP_NUM_THREADS.
 threads_each() {
   local share=$(($(getconf _NPROCESSORS_ONLN) / $1))
   printf '%s' "${OMP_NUM_THREADS:-$((share > 0 ? share : 1))}"
@@ -81,7 +81,7 @@ is_hub_id() {
   [[ "$1" =~ ^[A-Za-z0-9][^/]*(/[^/]+)?$ && ! -e "$1" ]]
 }
 
-# exists FOLDER: it holds a file that a script writes when it has finished; a training writes finished.json as well.
+# exists FOLDER: it holds a file that a script writes when it has finished; training also writes finished.json.
 exists() {
   [[ ! -f "$1/args.json" || -f "$1/finished.json" ]] &&
     [[ -f "$1/config.json" || -f "$1/adapter_config.json" || -f "$1/velocity_field.json" || -f "$1/meta.json" ||

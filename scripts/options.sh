@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # What the options of a command line say. Sourced by lib.sh.
 
-# keep_last OPTION...: sets OPTIONS to these; if an option is given several times, the last one stays, with its values.
+# keep_last OPTION...: sets OPTIONS to these; of an option given several times, the last one is kept, with its values.
 keep_last() {
   local index name seen=" " words=()
   OPTIONS=()
@@ -38,9 +38,9 @@ warn_of_another_batch() {
   elif ((recipe % processes == 0)); then
     advice="pass --batch-size $((recipe / processes)) --gradient-accumulation-steps 1"
   else
-    advice="take a number of processes that divides it"
+    advice="use a number of processes that divides it"
   fi
-  printf '%s: warning: the global batch is %s (batch size %s x accumulation %s x %s processes), the recipe says %s: %s\n' \
+  printf '%s: warning: the global batch is %s (batch size %s x accumulation %s x %s processes), but the recipe says %s: %s\n' \
     "${0##*/}" "$((size * accumulation * processes))" "$size" "$accumulation" "$processes" "$recipe" \
     "to keep that, $advice" >&2
 }

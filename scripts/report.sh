@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # How a run ends: it evaluates what it trained, and writes a table and a plot. Sourced by lib.sh.
 
-# report: evaluates the chosen rows, then writes RESULTS_DIR/<name of the run>.md and .png. Differences are shown to SFT
-# and to each method without CONTRA.
+# report: evaluates the chosen rows, then writes RESULTS_DIR/<name of the run>.md and .png, with differences from SFT
+# and from each method without CONTRA.
 report() {
   local name sets file rows=() runs=() baselines=()
   for name in "${CHOSEN[@]}"; do
@@ -23,7 +23,7 @@ report() {
   on_first_node tool plot_results.py "${rows[@]}" --save "$file.png"
 }
 
-# evaluate_row ROW: RESULTS are the folders of its results, one per seed; LOGS are those that hold its trainings' logs.
+# evaluate_row ROW: RESULTS are the folders of its results, one per seed; LOGS are those of its training logs.
 evaluate_row() {
   local seed seeds="${SEEDS:-$OWN_SEED}" model options
   [[ "$1" != Teacher ]] || seeds="$OWN_SEED"
@@ -40,7 +40,7 @@ evaluate_row() {
   done
 }
 
-# note_command OPTION...: MADE_WITH is the line that starts this run again; to be called before any variable is changed.
+# note_command OPTION...: MADE_WITH is the line that starts this run again; call it before any variable is changed.
 note_command() {
   local script words=()
   script="$(realpath -s "$0")"
@@ -51,7 +51,7 @@ note_command() {
   MADE_WITH="$(given_variables)$(quoted "${words[@]}")"
 }
 
-# given_variables: NAME=VALUE for each variable that the user has set to something else than its default.
+# given_variables: NAME=VALUE for each variable that the user has set to something other than its default.
 given_variables() {
   local name
   for name in $VARIABLES OMP_NUM_THREADS; do
@@ -70,7 +70,7 @@ default_of() {
   printf '%s' "${!1-(unset)}"
 }
 
-# quoted WORD...: as one types them in a shell.
+# quoted WORD...: as typed in a shell.
 quoted() {
   local word words=()
   for word in "$@"; do

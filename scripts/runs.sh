@@ -1,16 +1,16 @@
 # shellcheck shell=bash
 # What the scripts of runs/ call. Sourced by lib.sh.
-# A family's common.sh says with `row` which models it knows. A run names rows, and what they need is made.
+# A family's common.sh declares its models with `row`. A run names rows, and everything that they need is made.
 # One-time steps are skipped if their output exists; a dry run shows them all.
 
-SIDE_BY_SIDE=false # true: one training leaves cores idle, so two that do not depend on each other run at the same time
+SIDE_BY_SIDE=false # true: one training run leaves cores idle, so two independent ones run at the same time
 
 # ---- what can be trained -----------------------------------------------------------------------------------------
 
 TABLE=() # the names of all rows, in order
 declare -A CHECKPOINT_OF=() SCRIPT_OF=() NEEDS_OF=()
 
-# part NAME CHECKPOINT SCRIPT: what rows may need: its folder below $TRAIN, the script (or function) that trains it.
+# part NAME CHECKPOINT SCRIPT: what rows may need: its folder below $TRAIN, and the script or function that trains it.
 part() {
   CHECKPOINT_OF[$1]="$2"
   SCRIPT_OF[$1]="$3"
@@ -18,7 +18,7 @@ part() {
 
 # row NAME CHECKPOINT SCRIPT [NEED...]: a row of the table. Its needs: teacher, student (where distillation starts),
 # velocity_field, pairs, pair_velocity_field. The teacher's own row is called Teacher; a row without needs, such as SFT,
-# is trained beside it.
+# is trained alongside it.
 row() {
   part "$1" "$2" "$3"
   TABLE+=("$1")
@@ -40,7 +40,7 @@ choose_rows() {
   mapfile -t names < <(sed 's/^ *//; s/ *$//; s/ *, */\n/g' <<<"$1")
   for name in "${names[@]}"; do
     contains "$name" "${TABLE[@]}" ||
-      die "ROWS: '$name' is no row of $FAMILY: name some of$(printf ' %s,' "${TABLE[@]}") with commas between"
+      die "ROWS: '$name' is not a row of $FAMILY: name some of$(printf ' %s,' "${TABLE[@]}") separated by commas"
   done
   CHOSEN=()
   NEEDED=""
@@ -77,7 +77,7 @@ once() {
   fi
 }
 
-# make_part NAME VARIABLE OPTION...: once, unless the user's VARIABLE names what to take instead.
+# make_part NAME VARIABLE OPTION...: once, unless the user's VARIABLE names what to use instead.
 make_part() {
   if [[ -n "$2" && -n "${!2:-}" ]]; then
     require_path "$2"
@@ -87,7 +87,7 @@ make_part() {
 }
 
 # side_by_side "STEP..." OPTION...: steps that do not depend on each other; at the same time if SIDE_BY_SIDE, each with
-# its share of the cores, unless a training has several processes of its own.
+# its share of the cores, unless training uses several processes.
 side_by_side() {
   local name steps process processes=() failed=0
   read -ra steps <<<"$1"
@@ -102,7 +102,7 @@ side_by_side() {
   for process in "${processes[@]}"; do
     wait "$process" || failed=1
   done
-  ((failed == 0)) || die "one of ${steps[*]} failed, see above"
+  ((failed == 0)) || die "one of ${steps[*]} failed; see above"
 }
 
 # on_first_node COMMAND...: runs it on the first node only.
@@ -121,28 +121,28 @@ once_on_first_node() {
 
 # ---- training seeds ----------------------------------------------------------------------------------------------
 
-# This seed means the seeds that are written in the scripts; their results are in RESULTS_DIR. The results of any other
-# of the user's SEEDS are in RESULTS_DIR/seed-<seed>, and its response pairs below RESPONSE_DIR. All share one teacher.
+# This seed stands for the seeds in the scripts; their results are in RESULTS_DIR. The results of any other seed in
+# SEEDS are in RESULTS_DIR/seed-<seed>, and its response pairs below RESPONSE_DIR. All share one teacher.
 OWN_SEED=10
 MORE_OWN_SEEDS=() # the other seeds in scripts of the family
 
-# check_seeds OPTION...: refuses SEEDS that would count one training twice, or that contradict options or variables.
+# check_seeds OPTION...: refuses SEEDS that would count one run twice, or that contradict options or variables.
 check_seeds() {
   local seed seen=()
   [[ -n "${SEEDS:-}" ]] || return 0
   for seed in $SEEDS; do
-    ! contains "$seed" "${seen[@]}" || die "SEEDS='$SEEDS' names $seed twice: the same training is no other run"
+    ! contains "$seed" "${seen[@]}" || die "SEEDS='$SEEDS' names $seed twice, which would be the same run"
     ! contains "$seed" "${MORE_OWN_SEEDS[@]}" ||
-      die "SEEDS='$SEEDS': $seed is what some scripts of $FAMILY use as their own, which $OWN_SEED means; take another"
+      die "SEEDS='$SEEDS': some scripts of $FAMILY already use $seed, which belongs to $OWN_SEED; choose another"
     seen+=("$seed")
   done
-  ! contains --seed "$@" || die "--seed is one of SEEDS='$SEEDS' in each training: pass one of both"
-  [[ -z "${VELOCITY_FIELD_PATH:-}" ]] || die "VELOCITY_FIELD_PATH leads from one student, SEEDS train several: unset one"
+  ! contains --seed "$@" || die "SEEDS='$SEEDS' sets --seed in each training run: give only one of the two"
+  [[ -z "${VELOCITY_FIELD_PATH:-}" ]] || die "VELOCITY_FIELD_PATH fits one student, but SEEDS trains several: unset one"
   [[ "$PAIR_DATA_DIR" == "$RESPONSE_DIR/formatted" ]] ||
-    die "PAIR_DATA_DIR holds the answers of one student, SEEDS train several: unset one, or set RESPONSE_DIR"
+    die "PAIR_DATA_DIR holds the answers of one student, but SEEDS trains several: unset one, or set RESPONSE_DIR"
 }
 
-# use_seed SEED: from here on, its folders, and the options of its trainings in SEED_OPTIONS.
+# use_seed SEED: from here on, use its folders; SEED_OPTIONS are its training options.
 use_seed() {
   local folder=""
   SEED_OPTIONS=()
@@ -167,7 +167,7 @@ run_rows() {
 # start_run "ROW, ROW, ..." OPTION...: everything except the table.
 start_run() {
   local name seed
-  for name in CKPT PEFT_CKPT SAVE_PATH; do # they mean another path in each script
+  for name in CKPT PEFT_CKPT SAVE_PATH; do # they mean a different path in each script
     [[ -z "${!name+set}" ]] ||
       die "$name belongs to single scripts; for a whole run set TEACHER_BASE, STUDENT_BASE or RESULTS_DIR"
   done
@@ -188,7 +188,7 @@ start_run() {
   done
 }
 
-# prepare_data: raw data (the tools leave alone what is there) and both token stores.
+# prepare_data: raw data (the tools leave existing files alone) and both token stores.
 prepare_data() {
   on_first_node tool get_instruction_data.py --data-dir "$EVAL_DATA_DIR"
   once_on_first_node "$DATA_DIR" tools/process_data_dolly.sh
@@ -201,7 +201,7 @@ prepare_data() {
 TEACHER_VARIABLE=TEACHER_CKPT # with LoRA TEACHER_PEFT_CKPT: the teacher is an adapter
 
 # choose_teacher: TEACHER is the user's, or the one in the family's row Teacher. If TEACHER_PEFT_CKPT is set to nothing,
-# the teacher is a whole model in a LoRA family, too.
+# the teacher is a whole model even in a LoRA family.
 choose_teacher() {
   if [[ "$TEACHER_VARIABLE" == TEACHER_PEFT_CKPT && -z "${TEACHER_PEFT_CKPT-adapter}" ]]; then
     TEACHER_VARIABLE=TEACHER_CKPT
@@ -217,7 +217,7 @@ prepare_teacher() {
 
 STUDENT_BASE_SCRIPT="" # of a family that trains the student's base model, once for all seeds
 
-# prepare_students OPTION...: what each seed trains without a teacher: SFT, and where distillation starts.
+# prepare_students OPTION...: what each seed trains without a teacher: SFT, and the start of distillation.
 prepare_students() {
   local name seed
   [[ -z "$STUDENT_BASE_SCRIPT" ]] || once "$STUDENT_BASE" "$STUDENT_BASE_SCRIPT" "$@"

@@ -3,7 +3,7 @@
 # and ends. Sourced by environment.sh.
 
 # start COMMAND...: in the background. In a process group of its own, so that a signal to the script's whole group
-# reaches it once, through `stop`: torchrun leaves its processes alone when it hears a second one.
+# reaches it once, through `stop`: torchrun abandons its processes when it gets a second one.
 start() {
   set -m
   "$@" </dev/null &

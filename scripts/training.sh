@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # What a script calls to train a model, or to make the data that it trains on. Sourced by lib.sh.
 
-# put_paths OPTION...: OPTIONS are these, with the path that NAME holds in the place of @NAME. An option whose path the
+# put_paths OPTION...: OPTIONS are these, with the path that NAME holds in place of @NAME. An option whose path the
 # user has set to nothing is left out.
 put_paths() {
   local word name script
@@ -22,9 +22,9 @@ put_paths() {
   OPTIONS+=("${@:$#-USER_OPTIONS+1}")
 }
 
-# train ENTRY_SCRIPT OPTION...: CKPT learns from DATA_DIR and becomes SAVE_PATH. An empty DEEPSPEED_CONFIG
+# train ENTRY_SCRIPT OPTION...: trains CKPT on DATA_DIR and writes SAVE_PATH. An empty DEEPSPEED_CONFIG
 # means plain PyTorch.
-# shellcheck disable=SC2153 # SAVE_PATH is the script's, no misspelt BASE_PATH
+# shellcheck disable=SC2153 # SAVE_PATH is the script's, not a misspelt BASE_PATH
 train() {
   local options=("${TRAINING[@]}" --save "$SAVE_PATH")
   if [[ "$1" == finetune.py ]]; then
@@ -37,7 +37,7 @@ train() {
   launch "$1" "${OPTIONS[@]}"
 }
 
-# process_data TOOL SOURCE STORE OPTION...: raw data become a token store, by the tokenizer of CKPT.
+# process_data TOOL SOURCE STORE OPTION...: raw data become a token store, with the tokenizer of CKPT.
 process_data() {
   keep_last \
     --data-dir "$2" --processed-data-dir "$3" --model-path "$CKPT" --model-type "$MODEL_TYPE" \
@@ -68,7 +68,7 @@ respond() {
 
 # generate_pairs OPTION...: TEACHER_CKPT and CKPT respond to every prompt of RAW_DATA_DIR/{train,dev}.jsonl; joined row
 # by row, their responses become the pairs SAVE_PATH.
-# shellcheck disable=SC2153 # SAVE_PATH is the script's, no misspelt BASE_PATH
+# shellcheck disable=SC2153 # SAVE_PATH is the script's, not a misspelt BASE_PATH
 generate_pairs() {
   local split
   for split in train dev; do

@@ -16,7 +16,7 @@ needs_bf16 = pytest.mark.skipif(NATIVE != "bf16", reason="this CPU has no instru
 
 
 def choose() -> None:
-    """Let `--precision auto` be the chosen one, here and in forks; a test of what only fp32 promises asks for fp32."""
+    """Make `--precision auto` the chosen one, here and in forks; a test of what holds only in fp32 asks for fp32."""
     if CHOSEN not in ("fp32", "bf16"):
         raise pytest.UsageError(f"CONTRA_TEST_PRECISION must be fp32 or bf16, not {CHOSEN}")
     for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):

@@ -1,4 +1,4 @@
-"""What docs/differences.md says of options and tests is so."""
+"""What docs/differences.md says about options is true."""
 
 import re
 

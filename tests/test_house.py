@@ -1,4 +1,4 @@
-"""The rules of the house: who may import whom, how long things may be, and what no file may do."""
+"""The house rules: what may import what, how long things may be, and what no file may do."""
 
 import ast
 import re
@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ENTRY_SCRIPTS = ["finetune.py", "train_velocity_field.py", "evaluate.py"]
-# The rooms from the ground up; a module may import its own room and those below it.
+# The layers from the bottom up; a module may import from its own layer and those below it.
 ROOMS = [
     "data_utils",
     "distillm.floor",
@@ -20,7 +20,7 @@ ROOMS = [
     "distillm.training",
     "contra",
 ]
-TOP = {"entry scripts", "tools"}  # may import every room, but not each other
+TOP = {"entry scripts", "tools"}  # may import every layer, but not each other
 FLOOR = {"arguments", "option_parser", "options", "distributed", "interruption", "progress_bar"}  # of distillm
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_MAIN, MEDIAN_FUNCTION = 350, 60, 60, 9
 
@@ -66,7 +66,7 @@ def calls(tree: ast.AST) -> Iterator[ast.Call]:
 
 
 def room_of(module: str) -> str | None:
-    """Return the room of a module, `distillm.run.folder` say; None if it is not of this project."""
+    """Return the layer of a module such as `distillm.run.folder`; None if it is not part of this project."""
     parts = module.split(".")
     if f"{module}.py" in ENTRY_SCRIPTS:
         return "entry scripts"
@@ -93,7 +93,7 @@ def test_no_import_runs_upwards(path):
 
 
 def test_every_test_file_has_a_name_of_its_own():
-    """pytest imports test files by their names alone."""
+    """pytest imports test files by name, without their folder."""
     names = [path.name for path in ROOT.glob("tests/**/test_*.py")]
     assert {name for name in names if names.count(name) > 1} == set()
 
@@ -176,7 +176,7 @@ def is_main_guard(node: ast.stmt) -> bool:
 
 @pytest.mark.parametrize("name", ENTRY_SCRIPTS)
 def test_an_entry_script_begins_with_its_launch_manual(name):
-    """The smallest command on a CPU stands first, then the paper's, then where the output goes."""
+    """The smallest command on a CPU comes first, then the paper's, then where the output goes."""
     manual = ast.get_docstring(tree_of(ROOT / name)) or ""
     commands = re.findall(r"^ +((?:python3|bash) \S+)", manual, re.MULTILINE)
     assert commands[0] == f"python3 {name}"

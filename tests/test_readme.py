@@ -1,4 +1,4 @@
-"""README and docs keep their word: commands dry-run, links lead somewhere, files, functions and numbers exist."""
+"""README and docs are true: commands dry-run, links lead somewhere, files, functions and numbers exist."""
 
 import re
 import shlex
@@ -107,7 +107,7 @@ def test_every_run_is_named(run):
 
 
 def test_every_variable_of_the_scripts_is_known_to_the_dry_runs_and_explained():
-    """Else the environment of whoever runs the tests would leak into them."""
+    """Otherwise the environment of whoever runs the tests would leak into them."""
     shell = "".join(path.read_text() for path in (REPOSITORY / "scripts").rglob("*.sh"))
     assert set(re.findall(r"^([A-Z_]+)=\"\$\{\1:?-", shell, flags=re.MULTILINE)) <= set(VARIABLES.split())
     assert set(VARIABLES.split()) <= set(re.findall(r"`([A-Z_]+)`", text_of("docs/running.md")))

@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def join(folder: Path, split: str) -> list[dict[str, str]]:
-    """Return the pairs of one split; rows of unequal prompts are an error."""
+    """Return the pairs of one split; raise if the two files answer different prompts."""
     paths = [folder / f"generated_{split}_{side}.jsonl" for side in ("teacher", "student")]
     teacher, student = (read_responses(path) for path in paths)
     if len(teacher) != len(student):
@@ -62,7 +62,7 @@ def join(folder: Path, split: str) -> list[dict[str, str]]:
 
 
 def models_of(folder: Path) -> dict[str, Any] | None:
-    """Return which models wrote the training responses, named as a training names them; None without their records."""
+    """Return which models wrote the training responses, named as in training; None without their records."""
     record: dict[str, Any] = {"arguments": {}, "inputs": {}, "global_batch_size": None}
     for side, prefix in (("teacher", "teacher_"), ("student", "")):
         path = folder / f"generated_train_{side}.jsonl.args.json"
@@ -85,7 +85,7 @@ def read_responses(path: Path) -> list[dict[str, str]]:
             rows.append({name: row[name] for name in ("prompt", "generated_text")})
             "".join(rows[-1].values()).encode()  # text without lone surrogates, or an error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UserError(f"{path}:{number} is no response with `prompt` and `generated_text`") from error
+            raise UserError(f"{path}:{number} is not a response with `prompt` and `generated_text`") from error
     return rows
 
 

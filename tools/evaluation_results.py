@@ -17,7 +17,7 @@ from data_utils.instructions import EVALUATION_SETS
 from distillm.run.identity import RECORD, STUDENT, difference, read_header
 from tools.command_line import ToolParser
 
-# What rows of one table may differ in: their models, and how these were computed. The data are compared set by set.
+# Rows of one table may differ in their models, and in how these were computed. The data are compared set by set.
 FREE_OPTIONS = {*STUDENT, "precision", "global batch size"}
 
 
@@ -48,8 +48,8 @@ def add_result_options(parser: ToolParser) -> None:
         action="append",
         required=True,
         metavar=("NAME=FOLDER", "FOLDER"),
-        help="a model and its results, e.g. SFT=results/gpt2/eval_main/sft_gpt2-base; the folders of further training "
-        "runs of it follow; repeat",
+        help="a model and its results, e.g. SFT=results/gpt2/eval_main/sft_gpt2-base, then the folders of its further "
+        "training runs; repeatable",
     )
     parser.add_argument(
         "--run",
@@ -57,11 +57,11 @@ def add_result_options(parser: ToolParser) -> None:
         action="append",
         default=[],
         metavar=("NAME=FOLDER", "FOLDER"),
-        help="a model and the save folders of its training runs; repeat",
+        help="a model and the save folders of its training runs; repeatable",
     )
     parser.add_argument("--data-names", nargs="+", help="test sets; default: all that any row has")
     parser.add_argument("--seeds", nargs="+", type=int, help="sampling seeds; default: all that any row has")
-    parser.add_argument("--max-length", type=int, help="that of the evaluation; needed if there are results of several")
+    parser.add_argument("--max-length", type=int, help="the evaluation's; needed if results of several lengths exist")
 
 
 def open_rows(
@@ -70,7 +70,7 @@ def open_rows(
     seeds: Sequence[int] | None = None,
     max_length: int | None = None,
 ) -> list[Row]:
-    """Return the rows, given the results folders of each; what is not given is read off the folders.
+    """Return the rows, given the results folders of each; what is not given is read from the folders.
 
     Raises:
         UserError: a row lacks a set or a seed, or rows cannot be compared.
@@ -129,13 +129,13 @@ class Reader:
 def read_answers(path: Path) -> tuple[list[str], list[float]]:
     """Return prompt and ROUGE-L of each row."""
     try:
-        # not str.splitlines: it also parts lines at U+2028 and the like, which answers may hold
+        # not str.splitlines: it also splits lines at U+2028 and the like, which answers may hold
         rows = [json.loads(line) for line in path.read_bytes().splitlines()]
         prompts, scores = [row["prompt"] for row in rows], [row["rougeL"] for row in rows]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         prompts, scores = [], [None]
     if not scores or not all(isinstance(score, int | float) and abs(score) < 1e9 for score in scores):  # nor NaN
-        raise UserError(f"{path} is missing, or holds no prompt and rougeL for each row; run evaluate.py again")
+        raise UserError(f"{path} is missing, or does not hold a prompt and rougeL for each row; run evaluate.py again")
     return prompts, scores
 
 
@@ -161,7 +161,7 @@ def check_folders(folders: Mapping[str, Sequence[Path]]) -> None:
 
 
 def results_in(folder: Path) -> Iterator[tuple[str, int, int]]:
-    """Yield test set, max-length and seed of everything that is evaluated in a results folder."""
+    """Yield test set, max-length and seed of every result in a results folder."""
     for path in folder.glob("*-*/*/answers.jsonl"):
         (name, _, length), seed = path.parents[1].name.rpartition("-"), path.parent.name
         if name in EVALUATION_SETS and length.isdecimal() and seed.isdecimal():

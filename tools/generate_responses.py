@@ -4,8 +4,8 @@
         --output data/distillm2/gpt2/generated_train_teacher.jsonl
 
 Output: one line per input row, in order: `prompt`, `generated_text`. Under torchrun every rank answers its share.
-A killed run continues with the first row that it had not written; `<output>.args.json` says what it was made of, so
-that other options, weights or prompts are refused. `--vllm` uses vLLM, where that is installed: in one process, on a
+A killed run continues with the first row that it had not written; `<output>.args.json` says what it was made with, so
+that other options, weights or prompts are refused. `--vllm` uses vLLM, if that is installed: in one process, on a
 whole model, and without --no-repeat-ngram-size, which vLLM lacks.
 """
 
@@ -53,10 +53,10 @@ class ResponseArguments(CheckpointArguments):
     data: str = option("", "instruction file (jsonl)", required="an instruction file (jsonl)")
     output: str = option("", "file to write (jsonl)", required="a file for the responses", free=True)
     train_num: int = option(-1, "rows to answer; -1: all", least=1, minus_one="all")
-    max_prompt_length: int = count(256, "ids of a prompt")
-    max_new_tokens: int = count(512, "ids of a response")
-    eval_batch_size: int = count(32, "prompts of one batch on one rank", free=True)
-    seed: int = amount(42, "of the sampling")
+    max_prompt_length: int = count(256, "most ids in a prompt")
+    max_new_tokens: int = count(512, "most ids in a response")
+    eval_batch_size: int = count(32, "prompts per batch on one rank", free=True)
+    seed: int = amount(42, "sampling seed")
     vllm: bool = option(False, "generate with vLLM instead of Transformers; its random numbers differ")
 
 
@@ -130,7 +130,7 @@ def describe(both: Arguments) -> dict[str, Any]:
 
 
 def check_same_responses(record: Path, header: dict[str, Any], output: Path) -> None:
-    """Raise if an output, finished or not, is of other options, weights or prompts; one without a record is trusted."""
+    """Raise if an output, finished or not, has other options, weights or prompts; one without a record is trusted."""
     if not record.exists():
         return
     saved = read_header(record, f"remove it and {output}* to start again")
@@ -150,7 +150,7 @@ def resume(partial: Path, prompts: list[str], world: World, round_size: int = 1)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{partial} is broken; remove it to start again") from error
     if written != prompts[: len(written)]:
-        raise UserError(f"{partial} is of other prompts; remove it, or choose another --output")
+        raise UserError(f"{partial} answers other prompts; remove it, or choose another --output")
     complete_file = len(written) == len(prompts)
     whole_rounds = len(written) if complete_file else len(written) // round_size * round_size
     world.barrier()  # every rank has read the file before it changes
@@ -187,7 +187,7 @@ def transformers_responder(
 
 
 def check_positions(config: Any, arguments: ResponseArguments) -> None:
-    """Raise if a prompt and its response may have more positions than the model knows."""
+    """Raise if a prompt and its response may have more positions than the model."""
     known = getattr(config, "max_position_embeddings", None)
     if known is not None and arguments.max_prompt_length + arguments.max_new_tokens > known:
         raise UserError(

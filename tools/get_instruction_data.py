@@ -32,7 +32,7 @@ HUB_IDS = {
 
 
 def files_of(name: str) -> tuple[str, list[str]]:
-    """Return the folder of a set, and the files in it: the test set, and of Dolly what to train on."""
+    """Return the folder of a set, and the files in it: the test set, and for Dolly the training data."""
     folder, _, test_set = EVALUATION_SETS[name][0].partition("/")
     return folder, ["raw.jsonl", "train.jsonl", "dev.jsonl", test_set] if name == "dolly" else [test_set]
 
@@ -50,7 +50,7 @@ def download(source: str, files: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import logging
 
-    logging.set_verbosity_error()  # it reports its own retries; what fails in the end is still raised
+    logging.set_verbosity_error()  # it reports its own retries; a final failure is still raised
     patterns = [pattern for name in files for pattern in (name, f"*/{name}")]
     return Path(snapshot_download(source, repo_type="dataset", allow_patterns=patterns))
 
@@ -70,7 +70,7 @@ def fetch(name: str, source: str, data_dir: Path) -> None:
 
 def main() -> None:
     parser = ToolParser(__doc__)
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of the sets' folders")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="parent folder of the sets' folders")
     for name, source in HUB_IDS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", default=source, help="data set id on the hub")
     options = parser.parse_args()

@@ -3,7 +3,7 @@
     python3 tools/get_openwebtext.py
 
 fetches a sample of 100,000 documents, enough for the 22.87K chunks that the scripts use;
-`--data-set Skylion007/openwebtext` is all of it. One document per line, runs of newlines written `<@x(x!>`.
+`--data-set Skylion007/openwebtext` is all of it. One document per line, with runs of newlines written `<@x(x!>`.
 An existing file is left alone.
 """
 
@@ -29,7 +29,7 @@ def load_documents(data_set: str) -> Any:
     from datasets import load_dataset
     from huggingface_hub.utils import logging
 
-    logging.set_verbosity_error()  # it reports its own retries; what fails in the end is still raised
+    logging.set_verbosity_error()  # it reports its own retries; a final failure is still raised
     documents = load_dataset(data_set, split="train")
     if "text" not in documents.column_names:
         raise UserError(f"{data_set} has no column `text`, only {', '.join(documents.column_names)}")
@@ -50,7 +50,7 @@ def main() -> None:
     except OSError as error:
         raise UserError(
             f"cannot fetch {options.data_set} ({reason(error)}); missing {path}: put it there by hand, "
-            "one document per line, runs of newlines written <@x(x!>"
+            "one document per line, with runs of newlines written <@x(x!>"
         ) from error
     with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as lines:
         for document in tqdm(documents, unit="document", disable=None):

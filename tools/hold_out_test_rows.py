@@ -1,4 +1,4 @@
-"""Give an instruction set that comes without test rows a test set: the last rows of its dev set.
+"""Give an instruction set without test rows a test set: the last rows of its dev set.
 
     python3 tools/hold_out_test_rows.py --data-dir data/dolly --output data/smollm2/dolly --test-num 100
 
@@ -39,7 +39,7 @@ def hold_out(data_dir: Path, num_test: int) -> dict[str, list[str]]:
 def main() -> None:
     parser = ToolParser(__doc__)
     parser.add_argument("--data-dir", type=Path, required=True, help="folder with train.jsonl and dev.jsonl")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write, replaced as one")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write, replaced as a whole")
     parser.add_argument("--test-num", type=positive, default=100, help="rows of the test set")
     options = parser.parse_args()
     if options.output.resolve() == options.data_dir.resolve():

@@ -5,7 +5,7 @@
 
 The second form reads the file that a Python package contains (here SmolLM2-135M-Instruct, 4 bits per weight),
 for machines that reach a package index but no model hub; the package itself is never imported. Quantised
-weights are expanded: the folder holds what the file says, rounded again only by another `--dtype`.
+weights are expanded: the folder holds what the file says, rounded again only with another `--dtype`.
 """
 
 import sys
@@ -28,7 +28,7 @@ from tools.command_line import ToolParser
 from tools.model_folder import DTYPES, require_new_folder, write_model_folder
 
 SAMPLE = "### Instruction:\nName 3 dishes:  crêpes, 寿司 …\n\n### Response:\n\n1. It's \tdone!\n"
-# What `tokenizer.ggml.pre` demands and transformers 5 leaves out, so that numbers split as in training.
+# What `tokenizer.ggml.pre` asks for and transformers 5 leaves out; with it, numbers split as in training.
 MISSING_PRE_TOKENIZERS = {"smollm": pre_tokenizers.Digits(individual_digits=True)}
 
 
@@ -104,7 +104,7 @@ def make_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None
     if tokenizer.eos_token_id is None:
         raise UserError("the file's tokenizer has no EOS token; responses could not end")
     if len(tokenizer) > model.config.vocab_size:
-        raise UserError(f"the tokenizer knows {len(tokenizer)} tokens, the model only {model.config.vocab_size}")
+        raise UserError(f"the tokenizer has {len(tokenizer)} tokens, but the model only {model.config.vocab_size}")
     back = tokenizer.decode(tokenizer.encode(SAMPLE, add_special_tokens=False))
     if back != SAMPLE:
         raise UserError(f"the file's tokenizer turns {SAMPLE!r} into {back!r}; it cannot be used")

@@ -5,7 +5,7 @@
 
 compares the scores that `finetune.py` selected each run's model by (ROUGE-L on the dev set with --eval-gen, else
 minus the dev loss): the test sets play no part. The copy is a complete save folder, with `args.json` and the logs; it
-replaces a finished run, nothing else.
+replaces only a finished run.
 """
 
 import json
@@ -29,7 +29,7 @@ def dev_score(run: Path) -> float:
     """Return the best validation score of a finished run, higher is better."""
     path = run / FINISHED
     if not path.is_file():
-        raise UserError(f"{run} is not a finished run ({FINISHED} is missing): train it to its end first")
+        raise UserError(f"{run} is not a finished run ({FINISHED} is missing): finish it first")
     score = json.loads(path.read_text(encoding="utf-8"))["best"]
     if score is None:
         raise UserError(f"{run} was trained without --do-valid: there is no score to compare")

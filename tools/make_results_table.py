@@ -6,25 +6,26 @@
 
 A row is a model, of one training run or of several: `--row NAME=FOLDER FOLDER …` names the results of each. A cell is
 the mean over runs and sampling seeds, and ± their sample standard deviation: over runs where a row has several, else
-over sampling seeds (how much sampling an answer moves the score). The first line says which. The average weights every
+over sampling seeds (how much sampling alone moves the score). The first line says which. The average weights every
 set equally. What cannot be compared is refused: results of several models in one folder, rows that were evaluated with
-other options (temperature, prompt length, …) or on other data; each job's `args.json` tells.
+other options (temperature, prompt length, …) or on other data, according to each job's `args.json`.
 
-With `--baseline NAME` (repeat for several), a further table shows each model's difference to that one with a 95 %
+With `--baseline NAME` (repeat for several), a further table shows each model's difference from that one with a 95 %
 interval: the middle 95 % of 2,000 bootstrap resamples with two levels. Bold: it excludes 0.
 
 - Test rows: they are a sample, too. Rows are drawn with replacement within each set. All models answered the same
   rows, so one draw serves them all: differences are taken row by row (each the mean over sampling seeds).
-- Training runs: a resample weighs a row's runs at random, with one draw for all sets, and for all rows of as many runs:
-  the k-th run of each is taken to share its seed, so that differences are taken run by run. Resampling runs like
-  test rows would not work: two or three runs cannot give anything outside their own results, so the interval would
-  contain the truth only half the time (two runs) or three times in four (three). The weights are therefore drawn from a
-  bell curve as wide as so few runs require (Student's t): if all test rows agree, the interval is the usual
-  t-interval of the runs' differences, 12.7 standard errors to each side from two runs, 4.3 from three, 2.8 from five.
-- A row of one run says nothing about training it again, so nothing is added for it; rows that differ in their number of
-  runs are not paired. With one run of each row, intervals cover test rows alone.
+- Training runs: a resample weights a row's runs at random, with one draw for all sets, and for all rows with the same
+  number of runs: the k-th run of each is taken to share its seed, so that differences are taken run by run. Resampling
+  runs like test rows would not work: two or three runs never give anything outside the range of their results, so the
+  interval would contain the truth only half the time (two runs) or three times in four (three). The weights are
+  therefore drawn from a bell curve as wide as so few runs require (Student's t): if all test rows agree, the interval
+  is the usual t-interval of the runs' differences, 12.7 standard errors to each side for two runs, 4.3 for three, 2.8
+  for five.
+- A row of one run says nothing about retraining, so nothing is added for it; rows that differ in their number of runs
+  are not paired. With one run of each row, intervals cover test rows alone.
 
-`--run NAME=FOLDER FOLDER …` names the training runs themselves; how they were run then stands below the table.
+`--run NAME=FOLDER FOLDER …` names the training runs themselves; the text below the table then says how they were run.
 """
 
 import shlex
@@ -94,7 +95,7 @@ def resampled_means(rows: Sequence[Row], data_name: str) -> np.ndarray:
 
 
 def difference_table(rows: Sequence[Row], baseline: str, means: Mapping[str, np.ndarray]) -> str:
-    """Return the table of every other model's difference to a baseline; `means` are those of `resampled_means`."""
+    """Return the table of every other model's difference from a baseline; `means` are those of `resampled_means`."""
     names = [row.name for row in rows]
     first = names.index(baseline)
     lines = [
@@ -119,12 +120,12 @@ def difference_tables(rows: Sequence[Row], baselines: Sequence[str]) -> list[str
 
 
 def first_line(rows: Sequence[Row], with_intervals: bool) -> str:
-    """Say what a cell is, and what the table does not tell."""
+    """Say what a cell is, and what the table does not show."""
     seeds, counts = rows[0].seeds, {row.name: row.num_runs for row in rows}
     sampling = f"{len(seeds)} sampling seeds" if len(seeds) > 1 else f"sampling seed {seeds[0]}"
     if not spread_is_over_runs(rows):
         spread = f"mean ± standard deviation over {sampling}" if len(seeds) > 1 else sampling
-        missing = ": the intervals cover test rows, not training again" if with_intervals else ""
+        missing = ": the intervals cover test rows, not retraining" if with_intervals else ""
         return f"ROUGE-L (0 to 100), {spread}; one training run per row{missing}.\n"
     most = max(counts.values())
     fewer = "".join(f", {count} of {name}" for name, count in counts.items() if count < most)
@@ -147,7 +148,7 @@ def tables(rows: Sequence[Row], baselines: Sequence[str]) -> list[str]:
     names = [row.name for row in rows]
     unknown = [name for name in baselines if name not in names]
     if unknown:
-        raise UserError(f"--baseline {unknown[0]!r} is no --row: choose from {', '.join(names)}")
+        raise UserError(f"--baseline {unknown[0]!r} is not a --row: choose from {', '.join(names)}")
     scores = [first_line(rows, bool(baselines)), score_table(rows)]
     return [*scores, interval_line(rows), *difference_tables(rows, baselines)] if baselines else scores
 
@@ -161,10 +162,10 @@ def made_with(command: str, runs: dict[str, list[Path]]) -> str:
 def main() -> None:
     parser = ToolParser(__doc__)
     add_result_options(parser)
-    parser.add_argument("--baseline", action="append", default=[], help="row to compare the others with; repeat")
+    parser.add_argument("--baseline", action="append", default=[], help="row to compare the others with; repeatable")
     parser.add_argument("--title", help="heading")
-    parser.add_argument("--command", help="the command to show as the one that makes this; default: this one")
-    parser.add_argument("--plot", help="image to show below the tables, as seen from the Markdown file")
+    parser.add_argument("--command", help="command to show as the source of the table; default: this one")
+    parser.add_argument("--plot", help="image to show below the tables, relative to the Markdown file")
     parser.add_argument("--save", type=Path, required=True, help="Markdown file to write")
     options = parser.parse_args()
     rows = open_rows(named_folders("--row", options.row), options.data_names, options.seeds, options.max_length)

@@ -2,8 +2,8 @@
 
     python3 tools/make_tiny_models.py --world data/tiny --output checkpoints/tiny
 
-writes <output>/{teacher,student}: config, weights and the byte-level BPE trained on the world's text.
-Needs no network; the same options give the same bytes. Both are to be pretrained on the corpus first.
+writes <output>/{teacher,student}: config, weights and the byte-level BPE trained on the synthetic text.
+Needs no network; the same options give the same bytes. Pretrain both on the corpus before anything else.
 """
 
 import sys

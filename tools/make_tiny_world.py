@@ -54,7 +54,7 @@ class Author:
         return [self.fresh_row(name, index, tasks, unseen) for index in range(count)]
 
     def reserved_rows(self, name: str, count: int, tasks: Sequence[Task], unseen: bool = False) -> list[Example]:
-        """Return `count` rows whose prompts are different, and occur in no set that is made later."""
+        """Return `count` rows with distinct prompts, which occur in no set that is made later."""
         rows = []
         for index in range(count):
             rows.append(self.fresh_row(name, index, tasks, unseen))
@@ -67,7 +67,7 @@ class Author:
             example = tasks[(index + attempt) % len(tasks)](self.world, draw)
             if (example.instruction, example.input) not in self.reserved:
                 return Example(example.instruction, example.input, draw.some(example.outputs, MOST_REFERENCES))
-        raise UserError(f"set '{name}': no new prompt after {index} rows; ask for fewer rows than {index + 1}")
+        raise UserError(f"set '{name}': no new prompt after {index} rows; ask for at most {index} rows")
 
 
 def write_rows(path: Path, rows: Iterable[Example], with_references: bool) -> None:

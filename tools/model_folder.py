@@ -1,4 +1,4 @@
-"""Write a model folder that is sure to load: what the tools that make models share."""
+"""Write a model folder that is sure to load: shared by the tools that make models."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def check_same_weights(model: nn.Module, loaded: nn.Module) -> None:
         name for name in ours.keys() & theirs.keys() if not torch.equal(ours[name], theirs[name])
     }
     if different:
-        raise UserError(f"{type(model).__name__} changes by saving and loading, e.g. {min(different)}; nothing written")
+        raise UserError(f"{type(model).__name__} changes when saved and loaded, e.g. {min(different)}; nothing written")
 
 
 @torch.no_grad()
@@ -48,6 +48,6 @@ def check_cache(model: nn.Module) -> None:
     cache = model(input_ids=ids[:, :4], use_cache=True).past_key_values
     parts = model(input_ids=ids[:, 4:], past_key_values=cache, use_cache=True).logits
     if not whole.isfinite().all():
-        raise UserError(f"{type(model).__name__} computes no numbers: its weights are damaged; nothing written")
+        raise UserError(f"{type(model).__name__} computes no finite numbers: its weights are damaged; nothing written")
     if not torch.allclose(whole, parts, rtol=1e-3, atol=1e-3 * float(whole.abs().max())):
-        raise UserError(f"{type(model).__name__} answers otherwise with its cache than without; nothing written")
+        raise UserError(f"{type(model).__name__} answers differently with its cache than without; nothing written")

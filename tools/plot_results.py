@@ -32,7 +32,7 @@ from data_utils.files import atomic_file
 from tools.command_line import ToolParser, named_folders
 from tools.evaluation_results import Row, add_result_options, mean_and_std, open_rows, spread_is_over_runs
 
-# Okabe and Ito's palette, told apart by colour-blind readers; line styles and hatches for more names than colours.
+# Okabe and Ito's palette, which suits colour-blind readers; line styles and hatches for more names than colours.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442")
 LINES, MARKERS, HATCHES = ("-", "--", "-."), "os^Dvx*P", ("", "///", "...")
 PANELS = {"dev_rougeL": "dev ROUGE-L", "dev_loss": "dev loss (nats per token)"}
@@ -41,7 +41,7 @@ Records = list[dict[str, Any]]
 
 
 def read_log(folder: Path) -> Records:
-    """Return the records of a run's log.jsonl; a last line that a kill has torn is left out."""
+    """Return the records of a run's log.jsonl, without a last line that was cut short by a kill."""
     path = folder / "log.jsonl"
     if not path.is_file():
         raise UserError(f"{path} does not exist; expected it in the save folder of a training run")
@@ -54,12 +54,12 @@ def read_log(folder: Path) -> Records:
         except (ValueError, KeyError, TypeError):
             if number == len(lines):
                 return records[: number - 1]
-            raise UserError(f"{path}:{number} is no record of a step; it is no log of a training run") from None
+            raise UserError(f"{path}:{number} is not a record of a step; expected the log of a training run") from None
     return records
 
 
 def curve(records: Records, key: str) -> tuple[list[float], list[float]]:
-    """Return per cent of the run done, and value, for each record that holds `key`."""
+    """Return the percentage of the run done, and the value, for each record that holds `key`."""
     last = max((record["step"] for record in records), default=0) or 1
     points = sorted((100 * record["step"] / last, record[key]) for record in records if key in record)
     return [x for x, _ in points], [y for _, y in points]

@@ -65,7 +65,7 @@ class Counts:
 
 
 def read_split(path: Path, first: int, count: int | None) -> list[Source]:
-    """Return `count` records of a file (None: all) from number `first` on; at least one, or it is an error."""
+    """Return `count` records of a file (None: all) from number `first` on; raise if there are none."""
     numbered = islice(islice(iterate_jsonl(path), first, None), count)
     sources = [Source(f"{path}:{number}", record) for number, record in numbered]
     if not sources:

@@ -3,10 +3,10 @@
     python3 tools/process_data_pretrain.py --data-dir data/openwebtext --model-path gpt2 --train-num 22870 \\
         --processed-data-dir processed_data/openwebtext/gpt2/512/22.87K
 
-reads data.txt of the data folder, one document per line, newlines inside it written `<@x(x!>`. Documents
+reads data.txt of the data folder, one document per line, with runs of newlines written `<@x(x!>`. Documents
 are encoded, EOS is put after each, and all are cut into chunks of exactly --max-length tokens: the first
---dev-num for validation, the next --train-num for training. Of a corpus too small for both, at most
-5 % go to validation.
+--dev-num for validation, the next --train-num for training. If the corpus is too small for both, at most
+5 % of it goes to validation.
 Writes {train,valid}_0.{bin,idx}, meta.json: all or none.
 The same input and options give the same bytes, with any number of workers.
 """
@@ -33,7 +33,7 @@ from data_utils.prompts import encode_text
 from data_utils.store_meta import vocabulary_size
 from tools.processing import map_in_order, processing_parser, store_folder, summary, tokenizer_of, write_meta
 
-SMALL_CORPUS_SHARE = 20  # one chunk in so many is for validation when there are too few
+SMALL_CORPUS_SHARE = 20  # one chunk in this many is for validation when there are too few
 
 
 def encode_document(document: str, tokenizer: Any, dtype: np.dtype) -> np.ndarray:
@@ -56,12 +56,12 @@ def cut(documents: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
 
 
 def num_dev_chunks(num_chunks: int, dev_num: int | None, wanted: int | None) -> int:
-    """Return how many of the first chunks are for validation; `wanted` are there if the corpus is large enough."""
+    """Return how many of the first chunks are for validation; a corpus that is large enough gives `wanted` chunks."""
     share = max(1, num_chunks // SMALL_CORPUS_SHARE)
     if dev_num is not None and (dev_num <= share or num_chunks == wanted):
         return dev_num
     if dev_num is not None:
-        print(f"{num_chunks:,} chunks are few for --dev-num {dev_num:,}: validation gets {share:,} of them")
+        print(f"{num_chunks:,} chunks are too few for --dev-num {dev_num:,}: validation gets {share:,} of them")
     return share
 
 
@@ -74,7 +74,7 @@ def read_chunks(options: Any, source: Path, tokenizer: Any, dtype: np.dtype) -> 
     bar = tqdm(cut(documents, options.max_length), desc="corpus", total=wanted, unit="chunk", disable=None)
     chunks = list(islice(bar, wanted))
     if len(chunks) < 2:
-        raise UserError(f"{source} has {len(chunks)} chunks of {options.max_length} tokens, two are needed: add text")
+        raise UserError(f"{source} has {len(chunks)} chunks of {options.max_length} tokens, but needs two: add text")
     num_dev = num_dev_chunks(len(chunks), dev_num, wanted)
     return {"train": chunks[num_dev:][:train_num], "valid": chunks[:num_dev]}
 

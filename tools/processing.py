@@ -33,7 +33,7 @@ def processing_parser(description: str | None) -> ToolParser:
     """Return a parser of the options that both tools know."""
     parser = ToolParser(description)
     parser.add_argument("--data-dir", type=Path, required=True, help="folder of the raw files")
-    parser.add_argument("--processed-data-dir", type=Path, required=True, help="folder to write, replaced as one")
+    parser.add_argument("--processed-data-dir", type=Path, required=True, help="folder to write, replaced as a whole")
     parser.add_argument("--model-path", required=True, help="checkpoint folder or hub id whose tokenizer is used")
     parser.add_argument("--model-type", default=None, help="refuse a checkpoint of another architecture")
     parser.add_argument("--max-length", type=positive, default=512, help="tokens of a training row")
@@ -59,7 +59,7 @@ def map_in_order(function: Callable[[Item], Result], items: Iterable[Item], num_
     if num_workers == 1:
         yield from map(function, items)
         return
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads of its own do not survive a fork
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive a fork
     items = iter(items)
     with Pool(num_workers, _set_work, (function,)) as pool:
         while block := list(islice(items, BLOCK)):
@@ -82,7 +82,7 @@ def _do_work(item: Any) -> Any:
 
 
 def store_folder(path: Path) -> AbstractContextManager[Path]:
-    """Return a temporary folder that replaces `path` at the end, if `path` is nothing but an older store."""
+    """Return a temporary folder that replaces `path` at the end; raise if `path` is not an older store."""
     names = {entry.name for entry in path.glob("*")}
     require_replaceable("--processed-data-dir", path, "train_0.idx" in names and names <= STORE_FILES, "a token store")
     return atomic_folder(path)

@@ -1,4 +1,4 @@
-"""An invented little world: its words, its people, what can be said of them, and the random choices made in it."""
+"""A small invented world: its words, its people, what can be said about them, and the random choices made in it."""
 
 import itertools
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ BEGINNINGS = ["Ba", "De", "Fi", "Jo", "Ka", "Lu", "Mi", "Ne", "Ro", "Su"]
 ENDINGS = ["bel", "dan", "gor", "lin", "mar", "nis", "rik", "vo"]
 NAMES = [beginning + ending for beginning, ending in itertools.product(BEGINNINGS, ENDINGS)]
 
-# What can be said of a person: its name in a question, and two ways to state it, the first of them in answers.
+# What can be said about a person: how a question names it, and two ways to state it; answers use the first.
 FACTS = [
     ("animal", "{name} is a {animal}.", "{name} was born as a {animal}."),
     ("favourite colour", "{name} wears {colour} clothes.", "The favourite colour of {name} is {colour}."),
@@ -50,7 +50,7 @@ class Person:
     friend: str
 
     def fill(self, sentence: str) -> str:
-        """Return a sentence with what it says in braces about this person."""
+        """Return a sentence with its braces filled in for this person."""
         return sentence.format(**vars(self))
 
 

@@ -7,7 +7,7 @@ from distillm.run.identity import RECORD, read_header
 
 
 def how_trained(record: Path) -> str:
-    """Return commit, precision and number of processes of one training."""
+    """Return commit, precision and number of processes of one training run."""
     header = read_header(record, "train again")
     arguments = header["arguments"]
     processes = header["global_batch_size"] // (arguments["batch_size"] * arguments["gradient_accumulation_steps"])
@@ -16,7 +16,7 @@ def how_trained(record: Path) -> str:
 
 
 def training_lines(runs: Mapping[str, Sequence[Path]]) -> list[str]:
-    """Return one line for all models that were trained alike; those without a record come from elsewhere."""
+    """Return one line for each group of models trained alike; those without a record come from elsewhere."""
     alike: dict[str, list[str]] = {}
     for name, folders in runs.items():
         records = [folder / RECORD for folder in folders]

@@ -15,7 +15,7 @@ PLAIN_NAME = re.compile(r"[\w.-]+")  # of a module
 
 
 def load_adapter(model: nn.Module, path: str, trainable: bool) -> Any:
-    """Put an adapter on a model; one whose weights are not those that its configuration asks for is refused."""
+    """Put an adapter on a model; raise if its weights are not those that its configuration asks for."""
     from peft import PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
@@ -24,7 +24,7 @@ def load_adapter(model: nn.Module, path: str, trainable: bool) -> Any:
         path,
         config=read_adapter_config(path),
         is_trainable=trainable,
-        low_cpu_mem_usage=True,  # sets up no weights that the file does not hold
+        low_cpu_mem_usage=True,  # creates no weights that the file lacks
         trust_remote_code=False,
     )
     asked, found = (
@@ -46,12 +46,12 @@ def read_adapter_config(path: str) -> Any:
     config = PeftConfig.from_pretrained(path, trust_remote_code=False)
     kind = getattr(config.peft_type, "value", config.peft_type)
     if kind != "LORA":
-        raise UserError(f"cannot load {path}: it is an adapter of the kind {kind}, only LORA is supported")
+        raise UserError(f"cannot load {path}: it is an adapter of kind {kind}, but only LORA is supported")
     for name in ("target_modules", "exclude_modules", "layers_pattern", "rank_pattern", "alpha_pattern"):
         value = getattr(config, name) or []
         names = [value] if isinstance(value, str) else value
         if not isinstance(names, Collection) or not all(PLAIN_NAME.fullmatch(str(module)) for module in names):
-            raise UserError(f"cannot load {path}: {name} in its {ADAPTER_CONFIG} must be a list of names of modules")
+            raise UserError(f"cannot load {path}: {name} in its {ADAPTER_CONFIG} must be a list of module names")
     return config
 
 
@@ -69,12 +69,12 @@ def add_lora(model: nn.Module, rank: int, alpha: int, dropout: float) -> nn.Modu
     try:
         return with_ordered_modules(get_peft_model(model, config))  # type: ignore[arg-type]
     except ValueError as error:
-        message = f"--peft lora adapts q_proj and v_proj, {type(model).__name__} has none; train it without --peft"
+        message = f"--peft lora adapts q_proj and v_proj, which {type(model).__name__} lacks; train it without --peft"
         raise UserError(message) from error
 
 
 def with_ordered_modules(adapted: Any) -> Any:
-    """Let an adapter write its modules in one order: PEFT has a set, whose order differs between processes."""
+    """Make an adapter write its modules in one order: PEFT uses a set, whose order differs between processes."""
     for config in adapted.peft_config.values():
         if isinstance(config.target_modules, set):
             config.target_modules = sorted(config.target_modules)

@@ -1,7 +1,7 @@
 """Responses of a model to prompts, the same on any number of processes and in batches of any size.
 
-Transformers generates; what is ours is the choice of the next token, a pure function of the row's logits and of
-uniform numbers keyed by (seed, purpose, step, row).
+Transformers generates; we only choose the next token, by a pure function of the row's logits and of uniform numbers
+keyed by (seed, purpose, step, row).
 """
 
 from collections.abc import Iterator, Sequence
@@ -94,10 +94,10 @@ class ResponseGenerator:
         step: int = 0,
         description: str | None = None,
     ) -> list[list[int]]:
-        """Return each prompt's response ids, its first EOS included if it was produced.
+        """Return each prompt's response ids, including the first EOS, if there is one.
 
         Every rank passes all prompts and gets all responses, in order. A `description` marks work that takes long: it
-        shows a progress bar, and lets a training be interrupted between two batches.
+        shows a progress bar, and lets training be interrupted between two batches.
         """
         uniforms = keyed_uniforms(seed, purpose, step, list(row_ids), self.max_new_tokens)
         return self.respond_with(model, prompts, uniforms, description)
@@ -110,7 +110,7 @@ class ResponseGenerator:
         uniforms: np.ndarray,
         description: str | None = None,
     ) -> list[list[int]]:
-        """As `respond`, with the uniform numbers given: `[len(prompts), max_new_tokens]`."""
+        """Like `respond`, with given uniform numbers: `[len(prompts), max_new_tokens]`."""
         by_length = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         mine = self.world.share(by_length)
         bar = progress_bar(total=len(mine), desc=description or "", rank=self.world.rank if description else -1)
@@ -123,7 +123,7 @@ class ResponseGenerator:
                 if batch:
                     answers += self._respond_batch(model, [prompts[i] for i in batch], uniforms[batch])
                     bar.update(len(batch))
-                elif self.sharded:  # the other ranks wait for this one: it answers a prompt once more
+                elif self.sharded:  # repeat a prompt, because the other ranks wait for this one
                     self._respond_batch(model, [prompts[0]], uniforms[:1])
         bar.close()
         responses: list[list[int]] = [[] for _ in prompts]
@@ -195,7 +195,7 @@ class ResponseGenerator:
 
 @contextmanager
 def ready_to_generate(model: nn.Module) -> Iterator[None]:
-    """Keep dropout, and the checkpoint's own decoding settings (beams, suppressed tokens, …), out of generation."""
+    """Within the block, generate without dropout and without the checkpoint's own decoding settings (beams, …)."""
     causal_lm: Any = model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[operator]
     settings = causal_lm.generation_config
     causal_lm.generation_config = GenerationConfig()

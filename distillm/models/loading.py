@@ -61,7 +61,7 @@ def load_causal_lm(
     A `path` that is itself an adapter means its base model with that adapter.
 
     Raises:
-        UserError: the path is no checkpoint, or its files are broken or of another shape.
+        UserError: the path is not a checkpoint, or its files are broken or of another shape.
     """
     path, adapter_path = split_checkpoint(path, adapter_path)
     check_folder(path, "config.json")
@@ -90,7 +90,7 @@ def weight_bytes(folder: str) -> int:
 
 
 def check_size(config: Any, num_bytes: int, path: str) -> None:
-    """Raise for a model that does not fit into files of this size: building it could take hours and all memory.
+    """Raise for a model that cannot fit into files of this size: building it could take hours and all memory.
 
     A file needs about 50 bytes to name the tensors of a layer, and at least one bit per weight.
     """
@@ -103,13 +103,13 @@ def check_size(config: Any, num_bytes: int, path: str) -> None:
         asked, least = f"{weights:,} weights", weights // 8
     if least > num_bytes:
         raise UserError(
-            f"cannot load {path}: it asks for {asked}, which cannot be in {num_bytes:,} bytes; "
+            f"cannot load {path}: it asks for {asked}, which cannot fit into {num_bytes:,} bytes; "
             "its configuration or its weights are damaged"
         )
 
 
 def check_complete(report: Mapping[str, Collection[str]], path: str) -> None:
-    """Raise for weights that Transformers only warns of: missing ones would stay random, unknown ones be ignored."""
+    """Raise for weights that Transformers only warns about: missing ones would stay random, unknown ones be ignored."""
     missing = report["missing_keys"]
     unknown = [name for name in report["unexpected_keys"] if name.endswith(".weight")]  # not an old buffer
     if missing:
@@ -130,29 +130,29 @@ def check_folder(path: str, file: str) -> None:
     folder = Path(path)
     is_local = folder.exists() or folder.is_absolute() or path.startswith(".") or path.count("/") > 1
     if is_local and not (folder / file).exists():
-        found = "is a file" if folder.is_file() else "is no checkpoint" if folder.exists() else "does not exist"
+        found = "is a file" if folder.is_file() else "is not a checkpoint" if folder.exists() else "does not exist"
         raise UserError(f"{path} {found}; expected a checkpoint folder with {file}")
     _check_weight_names(folder)
 
 
 def _check_weight_names(folder: Path) -> None:
-    """Raise for weights that do not lie in the folder under an ordinary name: no fingerprint would know of them."""
+    """Raise for weights outside the folder or under an unusual name: no fingerprint would cover them."""
     for path in (*sorted(folder.glob("*.index.json")), *folder.glob("config.json")):
         try:
             content = json.loads(path.read_bytes())
             named = {*content.get("weight_map", {}).values(), content.get("transformers_weights")} - {None}
             foreign = [name for name in named if not WEIGHT_FILE.fullmatch(name)]
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise UserError(f"{path} is broken: it is not JSON, or does not name files of weights") from error
+            raise UserError(f"{path} is broken: it is not JSON, or does not name weight files") from error
         if foreign:
-            raise UserError(f"{path} names the weights {foreign[0]}; give a folder that holds its *.safetensors itself")
+            raise UserError(f"{path} names the weights {foreign[0]}; give a folder that holds its own *.safetensors")
 
 
 def fetch_hint(path: str) -> str:
-    """Return what to do about a checkpoint that is no local folder."""
+    """Return what to do about a checkpoint that is not a local folder."""
     if Path(path).exists():
         return ""
     return (
         f"; give a local folder, or fetch it where there is a network: `hf download {path}` "
-        "(a gated one asks you to accept its licence on the hub, and for `hf auth login`)"
+        "(if it is gated, accept its licence on the hub and run `hf auth login` first)"
     )

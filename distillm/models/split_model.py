@@ -56,7 +56,7 @@ class SplitModel:
 
     @property
     def last_compared_block(self) -> nn.Module:
-        """The block of the last scheduled layer, else the last one: the highest that all terms of a loss reach."""
+        """The block of the last scheduled layer, else the last one: the last one that every term's gradient reaches."""
         return self.blocks[self.layers[-1] - 1 if self.layers else -1]
 
     def cut_vocabulary(self, size: int) -> None:

@@ -1,4 +1,4 @@
-"""The save folder of a run: fresh, to be resumed, or finished, and never that of another run."""
+"""The save folder of a run: new, to be resumed, or finished, and never another run's."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -14,14 +14,14 @@ from distillm.run.identity import MODEL_FILES, RECORD, difference, matching, mus
 
 FINISHED = "finished.json"  # written last: the folder holds the result
 LOCK = "training.log"  # locked by the process that trains here; it is never replaced
-STATE = ("checkpoints", "best")  # folders that a run continues with
+STATE = ("checkpoints", "best")  # folders that a run resumes from
 
 
 def is_finished(save: str, header: Mapping[str, Any], resume: str, world: World) -> bool:
-    """Say whether a save folder holds this run, finished; remove training state that is left, but write nothing.
+    """Say whether a save folder holds this run, finished; remove leftover training state, but write nothing.
 
     Raises:
-        UserError: the folder holds a run with other options, or something that is no run.
+        UserError: the folder holds a run with other options, or something that is not a run.
     """
     folder = Path(save)
     if not (folder / RECORD).exists():
@@ -29,17 +29,17 @@ def is_finished(save: str, header: Mapping[str, Any], resume: str, world: World)
         return False
     finished = resume != "never" and _holds_finished_run(folder, header)
     if finished and world.is_main:
-        with suppress(UserError, OSError), locked(folder / LOCK):  # the process that finished it may do the same
+        with suppress(UserError, OSError), locked(folder / LOCK):  # the process that finished it may be doing the same
             _remove_state(folder)
     return finished
 
 
 @contextmanager
 def open_run(save: str, header: Mapping[str, Any], resume: str, world: World) -> Iterator[None]:
-    """Lock the save folder for this run and write its `args.json`; call it once all that the run needs is loaded.
+    """Lock the save folder for this run and write its `args.json`; call it after loading everything the run needs.
 
     Raises:
-        UserError: another process writes to it, or has begun or finished something here meanwhile.
+        UserError: another process is writing to it, or has begun or finished something here in the meantime.
     """
     folder = Path(save)
     with ExitStack() as until_the_end:
@@ -65,14 +65,14 @@ def _check_unused(folder: Path, resume: str) -> None:
         raise UserError(f"{folder} holds {foreign[0]}, which no run of this script wrote; choose another --save")
     if resume != "never" and any(path for name in STATE for path in (folder / name).glob("*")):
         raise UserError(
-            f"{folder} holds a checkpoint, but no {RECORD} says of which run; start again with --resume never"
+            f"{folder} holds a checkpoint, but no {RECORD} says of which run it is; start again with --resume never"
         )
 
 
 def _holds_finished_run(folder: Path, header: Mapping[str, Any]) -> bool:
     """Say whether the run that a folder holds is finished; raise if it is not this one."""
     finished = (folder / FINISHED).exists()
-    advice = "choose another --save, or start afresh with --resume never"
+    advice = "choose another --save, or start again with --resume never"
     saved = read_header(folder / RECORD, advice)
     other = difference(saved, header, must_agree(header, free_options(Arguments), finished))
     if other is not None:
@@ -81,7 +81,7 @@ def _holds_finished_run(folder: Path, header: Mapping[str, Any]) -> bool:
 
 
 def _forget(folder: Path) -> None:
-    """Remove what an earlier run left, its model too, except `args.json`: it identifies the run, and is replaced."""
+    """Remove what an earlier run left, its model too; keep `args.json`, which identifies the run and is replaced."""
     _remove_state(folder)
     (folder / FINISHED).unlink(missing_ok=True)
     for path in matching(folder, (*(MODEL_FILES if (folder / RECORD).exists() else ()), "log.jsonl")).values():
@@ -90,7 +90,7 @@ def _forget(folder: Path) -> None:
 
 
 def _remove_state(folder: Path) -> None:
-    """Remove all that a run continues with."""
+    """Remove everything that a run resumes from."""
     remove_leftovers(folder)
     for name in STATE:
         remove_folder(folder / name)

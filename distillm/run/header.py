@@ -1,4 +1,4 @@
-"""The header of a run: what must be saved for it to be repeated."""
+"""The header of a run: what must be saved to repeat it."""
 
 import platform
 import subprocess
@@ -18,7 +18,7 @@ PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "deepsp
 def run_header(
     options: Mapping[str, Any], *, seed: int, global_batch_size: int, inputs: Mapping[str, Mapping[str, Path]]
 ) -> dict[str, Any]:
-    """Return what a run must save to be repeated, as plain JSON values.
+    """Return what must be saved to repeat a run, as plain JSON values.
 
     Args:
         options: every option by name, with its value.

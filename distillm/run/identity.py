@@ -1,4 +1,4 @@
-"""What makes two runs the same: their options, and the content of the files that these name, whatever the path."""
+"""What makes two runs the same: their options, and the content of the files that these name, whatever the paths."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from distillm.models.loading import split_checkpoint
 RECORD = "args.json"  # a run's header (`distillm.run.header`), in the folder that it writes
 STUDENT = ("model_path", "peft_path")
 TEACHER = ("teacher_model_path", "teacher_peft_path")
-BLOCK, BLOCKS = 1 << 20, 64  # what a fingerprint reads of a file
+BLOCK, BLOCKS = 1 << 20, 64  # how much a fingerprint reads of a file
 
 # Of a processed store, and of response pairs.
 STORE_FILES = ("*.bin", "*.idx", "*.jsonl", "train/*.arrow")
@@ -48,7 +48,7 @@ INPUTS: dict[str, Callable[[str], dict[str, Path]]] = {
 
 
 def input_files(options: Mapping[str, Any]) -> dict[str, dict[str, Path]]:
-    """Return, by option, the files that a training or a velocity field is made of."""
+    """Return the files that a run reads, by the option that names them."""
     return {name: files(options[name]) for name, files in INPUTS.items() if options.get(name)}
 
 
@@ -77,7 +77,7 @@ def read_header(record: Path, advice: str) -> dict[str, Any]:
     except (ValueError, RecursionError, TypeError, KeyError):
         is_header = False
     if not is_header:
-        raise UserError(f"{record} is broken, it holds no options of a run; {advice}")
+        raise UserError(f"{record} is broken: it holds no options of a run; {advice}")
     return header
 
 
@@ -92,12 +92,12 @@ def identity(header: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any], matters: Callable[[str], bool]) -> str | None:
-    """Say what sets an earlier run apart from this one ("lr 0.1, not 0.2"), None if nothing does that matters."""
+    """Say how an earlier run differs from this one ("lr 0.1, not 0.2"); None if in nothing that matters."""
     theirs, ours = identity(before), identity(now)
     for name in filter(matters, sorted(theirs.keys() | ours.keys())):
         if theirs.get(name) != ours.get(name):
             was, is_now = before["arguments"].get(name, theirs.get(name)), now["arguments"].get(name, ours.get(name))
-            return f"{name} {was}, not {is_now}" if was != is_now else f"another content of {name} {is_now}"
+            return f"{name} {was}, not {is_now}" if was != is_now else f"different content in {name} {is_now}"
     return None
 
 
@@ -106,7 +106,7 @@ def must_agree(header: Mapping[str, Any], free: Collection[str], finished: bool)
 
     A resumed run must keep its precision; a finished run with `auto` counts as finished on any machine.
     """
-    ignored = {*free, "precision"}  # the option's word; the precision that it resolved to counts
+    ignored = {*free, "precision"}  # the option itself; the precision that it resolved to counts
     if finished and header["arguments"]["precision"] == "auto":
         ignored.add("computed precision")
     return lambda name: name not in ignored
@@ -121,7 +121,7 @@ def other_models(record: Path, header: Mapping[str, Any], names: Collection[str]
 
 
 def note_other_models(record: Path, header: Mapping[str, Any], names: Collection[str], world: World) -> None:
-    """Tell the user, once, that something was made with other models than this run's, which may be intended."""
+    """Tell the user, once, that something was made with models other than this run's, which may be intended."""
     other = other_models(record, header, names)
     if other and world.is_main:
         print(f"note: {record.parent} was made with {other}", file=sys.stderr)

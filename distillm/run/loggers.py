@@ -1,7 +1,7 @@
-"""What a run says about itself while it runs: in files, on the terminal, and in TensorBoard or Weights & Biases.
+"""What a run reports while it runs: in files, on the terminal, and in TensorBoard or Weights & Biases.
 
-The trainer talks to exactly one `Logger` and never asks which: `make_logger` returns one that writes nothing on every
-rank except the first.
+The trainer uses exactly one `Logger` and never asks which: on every rank except the first, `make_logger` returns one
+that writes nothing.
 """
 
 import hashlib
@@ -95,7 +95,7 @@ class TextLogger(Logger):
         self.say(format_record(record))
 
     def say(self, line: str) -> None:
-        tqdm.write(line)  # does not tear a progress bar apart
+        tqdm.write(line)  # does not break up a progress bar
         _append(self.path, line)
 
     def begin(self, overview: Sequence[str], step: int | None, records: int) -> None:
@@ -111,7 +111,7 @@ def _append(path: Path, line: str) -> None:
 
 
 class TensorBoardLogger(Logger):
-    """Scalars for TensorBoard, which hides what interrupted attempts recorded after the step that a run resumes at."""
+    """Scalars for TensorBoard, which hides what interrupted attempts recorded after the step where a run resumes."""
 
     def __init__(self, folder: str | Path) -> None:
         _require("tensorboard")
@@ -138,7 +138,7 @@ class TensorBoardLogger(Logger):
 class WandbLogger(Logger):
     """Scalars for Weights & Biases (project, entity and mode come from its own environment variables).
 
-    A run is continued under its id; steps recorded twice are ignored there.
+    A run continues under its id; a step recorded again is ignored there.
     """
 
     def __init__(self, folder: str | Path, configuration: Mapping[str, Any]) -> None:

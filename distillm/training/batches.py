@@ -24,7 +24,7 @@ class StepBatches:
         purpose: str = "instruction order",
         packed: bool = True,
     ):
-        """`purpose` keeps the orders of several data sets apart; `packed`: several rows may lie in one line."""
+        """`purpose` gives each data set its own order; `packed`: several rows may lie in one line."""
         self.dataset, self.training, self.world = dataset, training, world
         collate_rows = collate_pairs if isinstance(dataset[0], Pair) else collate
         self.collate = partial(collate_rows, pad_id=pad_id, packed=packed)
@@ -33,7 +33,7 @@ class StepBatches:
         self.steps_per_epoch = self.order.steps_per_epoch
         if rows_per_step > len(dataset) and world.is_main:
             advice = "they repeat within it; lower --batch-size or --gradient-accumulation-steps"
-            print(f"warning: a step takes {rows_per_step} rows, the data has {len(dataset)}: {advice}", file=sys.stderr)
+            print(f"warning: a step takes {rows_per_step} rows, but the data has {len(dataset)}: {advice}", file=sys.stderr)
 
     def rows(self, step: int) -> list[Any]:
         """Return the data set's rows of a step counted from 1, the same on every rank."""

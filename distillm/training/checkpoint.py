@@ -1,4 +1,4 @@
-"""Atomic checkpoints of a run: one folder holds all that its trajectory depends on.
+"""Atomic checkpoints of a run: one folder holds everything that its trajectory depends on.
 
     <save>/checkpoints/step-00000120/{engine/, trainer.json, on_policy.json, ...}
     <save>/checkpoints/latest            the name of the newest complete folder
@@ -31,7 +31,7 @@ class Checkpointable(Protocol):
 
 
 class Checkpoints:
-    """The newest checkpoint of a run, and how to come back to it."""
+    """The newest checkpoint of a run, and how to return to it."""
 
     def __init__(self, folder: Path, engine: Engine, parts: Sequence[Checkpointable], world: World):
         self.folder, self.engine, self.parts, self.world = folder, engine, parts, world
@@ -100,7 +100,7 @@ class Checkpoints:
             part.load(folder)
 
     def delete(self) -> None:
-        """Remove everything: the run is complete or starts afresh."""
+        """Remove everything: the run is complete or starts again."""
         if self.world.is_main:
             remove_folder(self.folder)
         self.world.barrier()
@@ -122,7 +122,7 @@ def write_hashes(folder: Path) -> None:
 def check_hashes(folder: Path, world: World) -> None:
     """Raise unless a checkpoint's files hold what was saved; all ranks call it.
 
-    An error while they are loaded afterwards is not damage but a bug of this project, so it is not caught.
+    An error while they are loaded afterwards is not damage but a bug in this project, so it is not caught.
     """
     if world.is_main:
         for name, expected in _read_hashes(folder).items():

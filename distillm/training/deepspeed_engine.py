@@ -16,7 +16,7 @@ from distillm.arguments import TrainingArguments
 from distillm.distributed import World
 from distillm.training.engine import NonFiniteError, make_optimizer, set_learning_rate
 
-SHARDS = "shards.json"  # of a checkpoint: how its optimiser is cut into pieces
+SHARDS = "shards.json"  # of a checkpoint: how its optimiser is sharded
 # Without a launcher DeepSpeed would look for MPI.
 LONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
 
@@ -34,9 +34,9 @@ def load_config(training: TrainingArguments, precision: str) -> dict[str, Any]:
         if config.setdefault(name, "auto") == "auto":
             config[name] = value
         if config[name] != value:
-            raise UserError(f"{path} says {name} {config[name]}, the options say {value}; make them agree")
+            raise UserError(f"{path} says {name} {config[name]}, but the options say {value}; make them agree")
     for name in ("bf16", "fp16"):
-        # The run's precision is resolved for this hardware; a CPU refuses fp16, for one.
+        # The run's precision is resolved for this hardware; a CPU refuses fp16, for example.
         config[name] = {**config.get(name, {}), "enabled": precision == name}
     return config
 
@@ -53,7 +53,7 @@ def read_config(path: str) -> dict[str, Any]:
         raise UserError(f"--deepspeed_config {path} is not JSON: {error}") from error
     blocks = ("zero_optimization", "bf16", "fp16")
     if not isinstance(config, dict) or not all(isinstance(config.get(name, {}), dict) for name in blocks):
-        raise UserError(f"--deepspeed_config {path} is no DeepSpeed configuration; see those in configs/deepspeed/")
+        raise UserError(f"--deepspeed_config {path} is not a DeepSpeed configuration; see configs/deepspeed/")
     if "optimizer" in config or "scheduler" in config:
         raise UserError(f"{path} sets an optimizer or scheduler; both come from the options (--lr, --weight-decay, …)")
     return config
@@ -81,7 +81,7 @@ class DeepSpeedEngine:
         if self.zero_stage > 0:
             # Its own `forward` would mark the start of a micro-batch, but body and head are called without it.
             self.optimizer.clear_backward_seen_flag()
-        # DeepSpeed averages over accumulation steps and ranks, where this loss wants a sum.
+        # DeepSpeed averages over accumulation steps and ranks, but this loss needs a sum.
         self.engine.backward(loss * (self.engine.gradient_accumulation_steps() * self.world.size))
         if not self.engine.is_gradient_accumulation_boundary():
             self.engine.step()  # only counts the micro-batch
@@ -101,7 +101,7 @@ class DeepSpeedEngine:
         return norm
 
     def save_state(self, folder: Path) -> None:
-        # With LoRA, the frozen weights are those that every start loads anyway.
+        # With LoRA, every start loads the frozen weights anyway.
         self.engine.save_checkpoint(str(folder), tag="state", exclude_frozen_parameters=True)
         if self.world.is_main:
             write_json(folder / SHARDS, {"zero_stage": self.zero_stage, "processes": self.world.size})
@@ -115,16 +115,17 @@ class DeepSpeedEngine:
             raise UserError(f"{folder} holds no DeepSpeed state; start again with --resume never")
 
     def _check_shards(self, folder: Path, zero_stage: int, processes: int) -> None:
-        """Raise unless DeepSpeed can put the pieces of a saved optimiser together again."""
+        """Raise unless DeepSpeed can reassemble the shards of a saved optimiser."""
         if zero_stage != self.zero_stage and {zero_stage, self.zero_stage} != {1, 2}:  # these two write the same
             raise UserError(
-                f"{folder} was saved with ZeRO {zero_stage}, --deepspeed_config asks for ZeRO {self.zero_stage}: "
+                f"{folder} was saved with ZeRO {zero_stage}, but --deepspeed_config asks for ZeRO {self.zero_stage}: "
                 f"continue with ZeRO {zero_stage}, or start again with --resume never"
             )
         if zero_stage > 0 and processes != self.world.size:
             raise UserError(
-                f"{folder} was saved by {processes} processes, these are {self.world.size}: with ZeRO {zero_stage}, "
-                f"DeepSpeed continues with {processes} only; start so many, or start again with --resume never"
+                f"{folder} was saved by {processes} processes, but this run has {self.world.size}: with ZeRO "
+                f"{zero_stage} DeepSpeed can only continue with {processes}; start that many, or start again with "
+                "--resume never"
             )
 
     def export(self, folder: Path) -> None:

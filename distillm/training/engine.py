@@ -56,7 +56,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     Decided by shape: norm weights and biases are vectors, everything that multiplies or embeds is a matrix.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    assert trainable, "an optimiser of nothing would train nothing, silently"
+    assert trainable, "an optimiser without parameters would silently train nothing"
     return [
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
@@ -128,7 +128,7 @@ def load_trainable_tensors(module: nn.Module, tensors: dict[str, Tensor]) -> Non
     """Copy saved parameters back in place."""
     current = trainable_tensors(module)
     if current.keys() != tensors.keys() or any(tensors[name].shape != p.shape for name, p in current.items()):
-        raise UserError("the checkpoint cannot be loaded: it is of another model; start again with --resume never")
+        raise UserError("the checkpoint cannot be loaded: it belongs to another model; start again with --resume never")
     for name, parameter in current.items():
         parameter.copy_(tensors[name])
 

@@ -1,4 +1,4 @@
-"""How a training starts and ends: the same for the student and for CONTRA's velocity field."""
+"""How training starts and ends: the same for the student and for CONTRA's velocity field."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,7 +14,7 @@ from distillm.training.trainer import Trainer
 
 
 def launch(arguments: Arguments, options: Mapping[str, Any], build: Callable[[Run], Trainer]) -> None:
-    """Build a training and run it in its save folder, unless that holds the same run, finished.
+    """Build a trainer and run it in its save folder, unless that already holds the same run, finished.
 
     `options` are those that the script reads; they and the content of the files that they name identify the run.
     """
@@ -27,7 +27,7 @@ def launch(arguments: Arguments, options: Mapping[str, Any], build: Callable[[Ru
         inputs=input_files(options),
     )
     if not training.dry_run and is_finished(training.save, header, training.resume, world):
-        print(f"{training.save} holds this run, finished: nothing to do (--resume never starts it afresh)")
+        print(f"{training.save} holds this finished run: nothing to do (to start again, pass --resume never)")
         return leave_world(world)
     trainer = build(Run(arguments, world, precision, header))
     if training.dry_run:

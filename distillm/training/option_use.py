@@ -33,7 +33,7 @@ def ignored_by(method: Method) -> set[str]:
 
 
 def check_option_use(method: Method, arguments: Arguments, given: set[str]) -> None:
-    """Warn of given options that the method ignores; raise for options it lacks."""
+    """Warn about given options that the method ignores; raise for options that it lacks."""
     typed, ignored, training = arguments.distillation.type, ignored_by(method), arguments.training
     warn_of_ignored(f"--type {typed}", given & ignored)
     options = options_of(arguments)

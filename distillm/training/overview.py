@@ -1,4 +1,4 @@
-"""What a training says about itself: a few lines at its start, one at its end."""
+"""What a training run reports: a few lines at its start, one at its end."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ def overview(
 
 
 def describe_size(model: nn.Module) -> str:
-    """Return a model's number of parameters, and of those that are trained if these are others."""
+    """Return a model's number of parameters, and of those that are trained if that differs."""
     sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]  # ds_: under ZeRO 3
     every, trained = sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
     return f"{short(every)} parameters" + (f", {short(trained)} of them trained" if 0 < trained < every else "")
@@ -49,7 +49,7 @@ def describe_rows(items: Sequence[Any]) -> str:
 
 
 def describe_end(started: float, step: int, kept: str, save: str) -> str:
-    """Return the last line of a training that began at `started` (of `time.monotonic`)."""
+    """Return the last line of a run that began at `started` (of `time.monotonic`)."""
     return f"finished after step {step} in {duration(time.monotonic() - started)}: {kept}, in {save}"
 
 

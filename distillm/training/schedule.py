@@ -9,7 +9,7 @@ from distillm.objective import Progress
 
 @dataclass(frozen=True)
 class Schedule:
-    """The steps of a training, and what is due after each; an interval of -1 means once per epoch."""
+    """The steps of a training run, and what is due after each; an interval of -1 means once per epoch."""
 
     training: TrainingArguments
     steps_per_epoch: int

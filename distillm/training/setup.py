@@ -1,4 +1,4 @@
-"""What every training is built from: models, data, generator. It refuses what does not fit together."""
+"""What every training run is built from: models, data, generator. It refuses what does not fit together."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ from distillm.training.batches import StepBatches
 
 @dataclass(frozen=True)
 class Run:
-    """What all parts of a training have in common."""
+    """What all parts of a training run have in common."""
 
     arguments: Arguments
     world: World
     precision: str  # fp32, bf16 or fp16
-    header: Mapping[str, Any]  # what is saved for it to be repeated
+    header: Mapping[str, Any]  # what is saved to repeat it
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Models:
 
 
 def load_models(run: Run, needs_teacher: bool) -> Models:
-    """Load what a training needs, on its device."""
+    """Load what a training run needs, on its device."""
     arguments = run.arguments.model
     check_model_type(arguments.model_path, arguments.model_type)
     tokenizer = load_tokenizer(arguments.model_path)
@@ -111,7 +111,7 @@ def load_rows(folder: str, split: str, num_rows: int, data: DataArguments, model
     dataset = InstructionDataset(folder, split, data.max_length, data.max_prompt_length, num_rows)
     if dataset.largest_id >= student.vocab_size:
         raise UserError(
-            f"{folder} holds token id {dataset.largest_id}, the student's vocabulary has {student.vocab_size} entries; "
+            f"{folder} holds token id {dataset.largest_id}, but the student's vocabulary has {student.vocab_size} entries; "
             "process the data with the student's tokenizer"
         )
     return dataset
@@ -137,7 +137,7 @@ def step_batches(dataset: Sequence[Any], models: Models, run: Run, purpose: str 
 
 
 def response_generator(decoding: DecodingArguments, models: Models, run: Run) -> ResponseGenerator:
-    """Return a generator of responses that fill a row at most."""
+    """Return a generator whose responses fit into a row."""
     data, batch_size = run.arguments.data, run.arguments.training.eval_batch_size
     room = data.max_length - data.max_prompt_length
     return ResponseGenerator(models.tokenizer, decoding, room, batch_size, run.world, models.student.sharded)

@@ -39,7 +39,7 @@ class OptimiserSteps:
         policy: DatasetRows | OnPolicyRows | None = None,
         log_gradients: bool = False,
     ):
-        """`watched` is the module whose gradient tells how hard each term pulls."""
+        """`watched` is the module whose gradient is compared between terms."""
         self.name, self.engine, self.objective = name, engine, objective
         self.batches, self.corpus, self.policy = batches, corpus, policy or DatasetRows()
         self.schedule, self.precision, self.world = schedule, precision, world
@@ -104,7 +104,7 @@ class OptimiserSteps:
         return line
 
     def named(self, terms: Tensor) -> dict[str, float]:
-        """Return each term's value by its name: `[terms]`."""
+        """Return the terms' values by name: `[terms]`."""
         return {term.name: value for term, value in zip(self.objective.terms, terms.tolist(), strict=True)}
 
     def autocast(self, function: Callable, *arguments: Any) -> Any:

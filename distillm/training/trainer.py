@@ -33,13 +33,13 @@ class EpochEnd(Checkpointable, Protocol):
         ...
 
     def export(self, folder: Path) -> None:
-        """Write beside an exported model what belongs to it."""
+        """Write this callback's files beside an exported model."""
         ...
 
 
 @dataclass
 class TrainerState:
-    """What the loop must remember to resume; `step` counts the finished ones."""
+    """What the loop must remember to resume; `step` counts finished steps."""
 
     step: int = 0
     work_done: int = 0  # finished pieces of the work after this step
@@ -168,7 +168,7 @@ class Trainer:
         self._record(record)
 
     def _validate(self) -> None:
-        """Validate, tell the on-policy threshold, and keep the model if it is the best so far."""
+        """Validate, update the on-policy threshold, and keep the model if it is the best so far."""
         state = self.state
         if self.validator is None or not self._is_due(self.training.eval_interval):
             return
@@ -192,7 +192,7 @@ class Trainer:
                 self._record(numbers)
 
     def _record(self, record: dict[str, Any]) -> None:
-        """Log numbers; `epoch` is the number of passes over the rows so far, as everywhere."""
+        """Log numbers; `epoch` is the number of passes over the rows so far."""
         step = self.state.step
         self.logger.log({"step": step, "epoch": step / self.schedule.steps_per_epoch, **record})
         self.state.records += 1
@@ -210,7 +210,7 @@ class Trainer:
                 callback.export(temporary)
 
     def _finish(self) -> str:
-        """Put the model that is kept into the save folder and drop the training state; say which one it is."""
+        """Move the kept model into the save folder, remove the training state, and say which model it is."""
         state, best = self.state, self.save / "best"
         chooses = self.validator is not None and not self.training.only_save_last
         keeps_best = chooses and state.best_step > 0

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# DistiLLM + CONTRA on gpt2 with each number of VALUES as the width of the velocity field. Extra options go to every training script.
+# DistiLLM + CONTRA on gpt2 with each of VALUES as the width of the velocity field. Extra options go to every training script.
 set -euo pipefail
 source "$(dirname "$0")/../../scripts/gpt2/common.sh"
 

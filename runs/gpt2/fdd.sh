@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# FDD and FDD + CONTRA on gpt2, beside teacher and SFT: from nothing to a table. Extra options go to every training script.
+# FDD and FDD + CONTRA on gpt2, compared with teacher and SFT: from nothing to a table. Extra options go to every training script.
 set -euo pipefail
 source "$(dirname "$0")/../../scripts/gpt2/common.sh"
 

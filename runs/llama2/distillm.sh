@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# DistiLLM on llama2, beside teacher and SFT: from nothing to a table. Extra options go to every training script.
+# DistiLLM on llama2, compared with teacher and SFT: from nothing to a table. Extra options go to every training script.
 set -euo pipefail
 source "$(dirname "$0")/../../scripts/llama2/common.sh"
 

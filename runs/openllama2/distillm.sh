@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# DistiLLM on openllama2, beside teacher and SFT: from nothing to a table. Extra options go to every training script.
+# DistiLLM on openllama2, compared with teacher and SFT: from nothing to a table. Extra options go to every training script.
 set -euo pipefail
 source "$(dirname "$0")/../../scripts/openllama2/common.sh"
 

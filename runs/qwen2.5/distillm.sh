@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# DistiLLM on Qwen2.5, beside teacher and SFT: from nothing to a table. Extra options go to every training script.
+# DistiLLM on Qwen2.5, compared with teacher and SFT: from nothing to a table. Extra options go to every training script.
 set -euo pipefail
 source "$(dirname "$0")/../../scripts/qwen2.5/common.sh"
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All six methods in an invented world, beside teacher and SFT: one table. Extra options go to every training script.
+# All six methods on synthetic data, compared with teacher and SFT: one table. Extra options go to every training script.
 set -euo pipefail
 source "$(dirname "$0")/../../scripts/tiny/common.sh"
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# FDD and FDD + CONTRA in an invented world, without network, data or GPU, beside teacher and SFT: from nothing to a table. Extra options go to every training script.
+# FDD and FDD + CONTRA on synthetic data, without network or GPU, compared with teacher and SFT: from nothing to a table. Extra options go to every training script.
 set -euo pipefail
 source "$(dirname "$0")/../../scripts/tiny/common.sh"
 

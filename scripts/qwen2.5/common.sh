@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2034 # read by lib.sh, runs.sh and the family's scripts
-# The qwen2.5 family: teacher Qwen2.5-1.5B, student Qwen2.5-0.5B. An example of a new pair of models; nothing published.
+# The qwen2.5 family: teacher Qwen2.5-1.5B, student Qwen2.5-0.5B. An example of a new model pair; no published results.
 FAMILY=qwen2.5
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2034 # read by lib.sh, runs.sh and the family's scripts
-# The tiny family: an invented world, its tokenizer, a teacher and a student that train on a CPU in minutes.
+# The tiny family: synthetic data, their tokenizer, a teacher and a student that train on a CPU in minutes.
 FAMILY=tiny
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 

@@ -40,7 +40,7 @@ def steps() -> OptimiserSteps:
 
 
 def state_of(steps):
-    """Return all that a step may change, and the modes and flags of both models."""
+    """Return everything that a step may change, and the modes and flags of both models."""
     models = [steps.objective.student.model, steps.objective.teacher.model]
     return copy.deepcopy(
         {
@@ -67,7 +67,7 @@ def test_a_dry_run_changes_nothing_and_shows_the_loss_of_the_first_step(steps):
 
 
 def test_bug_a_refresh_left_the_field_and_the_projector_as_they_were(steps):
-    """Its optimiser was made while both were frozen, and had no parameters."""
+    """The optimiser was created while both were frozen, so it had no parameters."""
     before = state_of(steps)
     FieldRefresh(steps, ContraArguments())(Progress(2, 4, 1, 2))
     after = state_of(steps)
@@ -77,7 +77,7 @@ def test_bug_a_refresh_left_the_field_and_the_projector_as_they_were(steps):
 
 
 def test_bug_a_refresh_that_fails_leaves_each_block_of_the_student_in_its_mode(steps, monkeypatch):
-    """They came back only if a generator was exhausted, and then all in one mode."""
+    """The modes were restored only if a generator was exhausted, and then all blocks got the same one."""
     before = state_of(steps)
     monkeypatch.setattr(Objective, "term_values", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -86,7 +86,7 @@ def test_bug_a_refresh_that_fails_leaves_each_block_of_the_student_in_its_mode(s
 
 
 def test_in_an_fp16_run_only_the_frozen_models_compute_in_fp16(monkeypatch):
-    """The field sees their states, and learns from them as in fp32."""
+    """The field gets their fp16 states, and learns from them as in fp32."""
     forward, states, gradients = SplitModel.forward, {}, []
 
     def forward_once(model, batch):

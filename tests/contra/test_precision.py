@@ -31,7 +31,7 @@ def stage_2(modules, student, teacher):
 
 @pytest.mark.parametrize("stage", [stage_1, stage_2])
 def test_bug_the_gradient_of_an_fp16_run_is_that_of_fp32(stage, modules):
-    """Most of its small entries underflowed."""
+    """Most small entries of the fp16 gradient underflowed."""
     student, teacher = torch.randn(PAIRS, TOKENS, STUDENT), torch.randn(PAIRS, TOKENS, TEACHER)
     gradients = []
     for half in (False, True):

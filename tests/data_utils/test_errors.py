@@ -42,7 +42,7 @@ def raise_(error):
     ],
 )
 def test_a_bug_of_ours_is_not_called_a_broken_file(bug):
-    """The line that raises belongs to this project, even if it calls a library."""
+    """The line that raises is this project's, even if it calls a library."""
     with pytest.raises(Exception) as error, Reading("the file"):
         bug()
     assert not isinstance(error.value, UserError)

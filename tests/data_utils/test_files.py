@@ -25,7 +25,7 @@ def test_bug_what_a_killed_process_left_beside_a_folder_stayed_for_ever(name, tm
             os._exit(9)
 
     write(tmp_path / "other", "other")
-    with atomic_folder(tmp_path / f"{name}.5"):  # is written meanwhile, as is, by another process, the folder itself
+    with atomic_folder(tmp_path / f"{name}.5"):  # meanwhile, another process writes the folder itself
         assert wait_for(in_child(lambda: write(folder, "theirs") or 0)) == 0
     with atomic_folder(folder) as temporary:
         assert wait_for(in_child(lambda: write(folder, "theirs") or 0)) == 0
@@ -57,7 +57,7 @@ def test_what_is_locked_is_one_processs_until_it_ends(tmp_path):
             os._exit(9)
 
     def is_refused():
-        with pytest.raises(UserError, match="another process writes to"), locked(path):
+        with pytest.raises(UserError, match="another process is writing to"), locked(path):
             pytest.fail("it was not locked")
         return 0
 
@@ -81,7 +81,7 @@ def test_a_file_system_without_locks_is_trusted(number, tmp_path, monkeypatch):
 
 
 def test_a_weight_file_of_torch_that_the_disk_cuts_off_is_one_line():
-    """What `torch.save` raises does not say why."""
+    """The error of `torch.save` does not say why."""
     said = "cannot write the model: Input/output error; make room there"
     with pytest.raises(OSError, match=said) as error, Writing("the model"):
         torch.save({"weight": torch.zeros(10**6)}, "/dev/full")

@@ -102,7 +102,7 @@ def test_a_missing_store_says_how_to_make_it(tmp_path):
 
 @pytest.mark.parametrize("change", ["truncated", "rewritten"])
 def test_a_store_that_is_written_into_while_it_is_read_is_one_line(tmp_path, change):
-    """A truncated map would end the process at its next read, a rewritten one give other ids."""
+    """A truncated map would kill the process at its next read; a rewritten one would give other ids."""
     write(tmp_path / "a", [[1, 2], [3]], "<u2")
     store, path = IndexedDataset(tmp_path / "a"), tmp_path / "a.bin"
     assert store[1].tolist() == [3]
@@ -112,7 +112,7 @@ def test_a_store_that_is_written_into_while_it_is_read_is_one_line(tmp_path, cha
     else:
         path.write_bytes(bytes([9] * 6))
     with pytest.raises(
-        UserError, match=rf"a\.bin was changed while it is read \(6 bytes before, {path.stat().st_size} now"
+        UserError, match=rf"a\.bin was changed while it was being read \(6 bytes before, {path.stat().st_size} now"
     ):
         store[0]
 

@@ -1,4 +1,4 @@
-"""Response pairs: encoded like instruction rows, distinct ids, and one clear line for a folder that is none."""
+"""Response pairs: encoded like instruction rows, distinct ids, and one clear line for a folder without pairs."""
 
 import pytest
 from datasets import Dataset, DatasetDict

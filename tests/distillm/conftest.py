@@ -40,7 +40,7 @@ def rows() -> list[Row]:
 
 @pytest.fixture(scope="session")
 def ids_tokenizer() -> Any:
-    """All that the runtime asks of a tokenizer: what pads, what ends, and text for ids ("7 12 3")."""
+    """All that the runtime needs of a tokenizer: padding id, EOS id, and text for ids ("7 12 3")."""
 
     def batch_decode(responses: list[list[int]], skip_special_tokens: bool) -> list[str]:
         assert skip_special_tokens

@@ -29,7 +29,7 @@ def k1(student, teacher, alpha):
 
 
 def k2(student, teacher, alpha, held):
-    """`held`: the student logits inside of the mixture, which the gradient does not see."""
+    """`held`: the student logits inside the mixture, which get no gradient."""
     return sum(
         q * math.log(q / ((1 - alpha) * p + alpha * h))
         for q, p, h in zip(softmax(student), softmax(teacher), softmax(held), strict=True)

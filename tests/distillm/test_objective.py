@@ -226,7 +226,7 @@ def test_chunks_of_tokens_give_the_plain_value_and_gradient(
 
 
 class WidestLogits(TorchDispatchMode):
-    """Records the most rows of any tensor of vocabulary width that comes into being."""
+    """Records the most rows of any tensor of vocabulary width that is created."""
 
     rows = 0
 
@@ -240,7 +240,7 @@ class WidestLogits(TorchDispatchMode):
 
 @pytest.mark.parametrize("method", ["lm", "srkl-contra", "adaptive-jsd", "rkl-fdd"])
 def test_no_more_logits_than_one_chunk_exist_in_a_training_step(method, student_model, teacher_model, monkeypatch):
-    # The head's own gradient is [width, vocabulary] in GEMM's order: up to 24 rows that are no tokens.
+    # The head's own gradient is [width, vocabulary] in GEMM's order: up to 24 rows that are not tokens.
     chunk = 25
     layers = 2 if "fdd" in method else 1
     monkeypatch.setattr(token_losses, "CHUNK_ELEMENTS", layers * chunk * VOCABULARY)

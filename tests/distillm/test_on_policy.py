@@ -134,7 +134,7 @@ def test_replay_needs_the_rows_of_a_whole_step_and_generates_before(draws):
 
 
 def test_each_step_draws_once_from_a_generator_of_its_own():
-    """A run that starts at step 30 decides as one that came there."""
+    """A run that starts at step 30 decides like one that has reached it."""
     whole, late = (make_policy("mixed", mixed_alpha=0.5) for _ in range(2))
     cases = []
     for step in range(1, 61):

@@ -34,7 +34,7 @@ BETA = 1 + 0.5 * 2 * 3 / 20  # of `step_gradient`'s step 3 of 20
 
 
 def make_pairs(count: int) -> list[Pair]:
-    """Pairs whose sides have as different lengths as rows have; the first rejected response is only an EOS."""
+    """Pairs whose sides differ in length as much as rows do; the first rejected response is only an EOS."""
     others = [[EOS], *(row.response for row in make_rows(count - 1, seed=9))]
     return [
         Pair(Row(row.prompt, row.response, 2 * index), Row(row.prompt, other, 2 * index + 1))

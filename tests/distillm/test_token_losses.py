@@ -51,7 +51,7 @@ def test_the_gradient_reaches_states_and_parameters_through_every_chunk(small_ch
 
 
 def test_bug_dropout_inside_chunks_the_gradient_uses_the_masks_of_the_loss(small_chunks):
-    """The chunks were recomputed without their random state: the velocity field's gradient was of other masks."""
+    """The chunks were recomputed without their random state, so the velocity field's gradient used other masks."""
     linear, dropout = nn.Linear(WIDTH, WIDTH, bias=False), nn.Dropout(0.5)
     values = torch.randn(TOKENS, WIDTH, requires_grad=True)
     masks = []

@@ -117,12 +117,12 @@ def refused(run):
 
 
 def hidden(folder: Path) -> set[str]:
-    """Return the names of what lies in a folder out of sight: half-written files, and pytest's own lock."""
+    """Return the names of hidden files in a folder: half-written ones, and pytest's own lock."""
     return {path.name for path in folder.iterdir() if path.name.startswith(".")}
 
 
 def error_line(outcome: Outcome) -> str:
-    """Return the one line with which a run ended that had said other things before."""
+    """Return the last line of a run that had printed other things before."""
     assert outcome.status == 1
     assert "Traceback" not in outcome.err
     (line,) = [line for line in outcome.err.splitlines() if ".py: error: " in line]

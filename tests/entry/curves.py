@@ -1,4 +1,4 @@
-"""Runs without dropout, however split over processes and micro-batches, and how far two of them lie apart."""
+"""Runs without dropout, however split over processes and micro-batches, and how far apart two of them are."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -62,7 +62,7 @@ def gradients_of(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
 
 
 def curve_deviation(one: list[dict], two: list[dict]) -> float:
-    """Return the largest relative deviation among all numbers of two logs, which must tell of the same events."""
+    """Return the largest relative deviation among all numbers of two logs, which must record the same events."""
     assert [record.keys() for record in one] == [record.keys() for record in two]
     pairs = [(ours[name], theirs[name]) for ours, theirs in zip(one, two, strict=True) for name in ours]
     assert all(ours == theirs for ours, theirs in pairs if not isinstance(ours, float))

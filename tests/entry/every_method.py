@@ -13,7 +13,7 @@ from tests.entry.tiny_world import COLOURS, write_lines
 from tools import build_response_pairs
 
 LORA = ["--model-type", "llama", "--peft", "lora", "--peft-lora-r", 4, "--peft-lora-dropout", 0.1]
-# name: the method, and what its run needs beside
+# name: the method, and what else its run needs
 METHODS: dict[str, tuple[str, list[Any]]] = {
     "lm": ("lm", []),
     **{name: (name, []) for name in ("kd", "rkl", "jsd", "tvd", "sfkl", "srkl", "adaptive-srkl", "mixed-jsd")},
@@ -25,7 +25,7 @@ METHODS: dict[str, tuple[str, list[Any]]] = {
     "lm with LoRA": ("lm", LORA),
     "adaptive-srkl with LoRA": ("adaptive-srkl", LORA),
 }
-# `kd` stands for every divergence: what is theirs alone is one function of two distributions.
+# `kd` represents every divergence: each adds only one function of two distributions.
 PATHS = [name for name in METHODS if name not in ("rkl", "jsd", "tvd", "sfkl", "srkl")]
 FIELDS = ["velocity field on rows", "velocity field on pairs"]
 
@@ -51,7 +51,7 @@ def command_of(
 
 
 def make_pairs(world: Any, folder: Path, call_script: Callable[..., int]) -> Path:
-    """Write responses of an imagined teacher and student to all prompts, and pair them; return the folder of pairs."""
+    """Write responses of a made-up teacher and student to all prompts, and pair them; return the folder of pairs."""
     responses = folder / "responses"
     for split in ("train", "dev"):
         prompts = [format_prompt(record) for record in read_jsonl(world.data / "dolly" / f"{split}.jsonl")]

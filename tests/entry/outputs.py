@@ -13,7 +13,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def result(save: Path) -> dict[str, bytes]:
-    """Return every file of a run except those that name its folder or tell of its interruptions."""
+    """Return every file of a run except those that name its folder or record its interruptions."""
     return {name: data for name, data in contents(save).items() if not name.endswith(("args.json", "training.log"))}
 
 

@@ -17,7 +17,7 @@ from data_utils.errors import run_as_script
 
 ROOT = Path(__file__).resolve().parents[2]
 LONGEST_RUN = 300  # seconds of one process
-STOPPED = 143  # exit status of a training that a signal stopped
+STOPPED = 143  # exit status of a training run that a signal stopped
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}  # of a process that starts on its own
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 Place = tuple[Any, str, int]  # the owner of a method, its name, and at which call of it something happens
@@ -99,7 +99,7 @@ def run_on(count: int, main: Callable[[], None], options: list[Any], status: int
     """Run a script in several processes that exchange values with gloo, as torchrun would start them."""
 
     def child() -> int:
-        signal.alarm(LONGEST_RUN)  # processes that wait for each other for ever are killed
+        signal.alarm(LONGEST_RUN)  # processes that wait for each other forever are killed
         return call(main, options)
 
     shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}

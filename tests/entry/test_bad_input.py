@@ -1,4 +1,4 @@
-"""A mistake of the user's ends as one clear line and a non-zero exit, with nothing half-written."""
+"""A user's mistake ends in one clear line and a non-zero exit, with nothing half-written."""
 
 import json
 import os
@@ -160,7 +160,7 @@ def use_large_id(store):
 
 
 def exchange_tokens(model):
-    """Let two tokens have each other's meaning."""
+    """Swap the meanings of two tokens."""
     tokenizer = json.loads((model / "tokenizer.json").read_text())
     vocabulary = tokenizer["model"]["vocab"]
     first, second = sorted(vocabulary)[100:102]
@@ -173,7 +173,7 @@ def use_other_width(field):
     make_field(field, dropout=0.1, student_width=32)
 
 
-NO_MODEL = "is no checkpoint", "config.json"
+NO_MODEL = "is not a checkpoint", "config.json"
 WIDTHS = "32", "16", "student's hidden size"
 # Which run, which of its folders, what is wrong with the folder (None: it does not exist), and what the line says.
 DAMAGES = {

@@ -1,4 +1,4 @@
-"""What a run in bf16 promises (docs/guarantees.md), on CPUs that compute it; test_resume.py runs in bf16 there, too."""
+"""Guarantees of bf16 (docs/guarantees.md), on CPUs that compute it; test_resume.py runs in bf16 there, too."""
 
 import torch
 
@@ -16,7 +16,7 @@ GRADIENT, LOSS = 1e-2, 2e-3  # relative; largest measured, over all methods: 4e-
 
 
 def test_bug_responses_of_a_run_killed_while_it_wrote_differed_from_those_of_an_uninterrupted_one(world, tmp_path):
-    """The rows after the torn one came into other batches."""
+    """The rows after the torn one ended up in other batches."""
     main, (whole, killed, partial) = generate_responses.main, map(tmp_path.joinpath, ("whole", "one", "one.partial"))
     assert call(main, world.answering(whole, *BF16)) == 0
     run_killed(main, world.answering(killed, *BF16), (ResponseGenerator, "respond", 3))

@@ -26,7 +26,7 @@ LENGTH = ["--total-iters", STEPS, "--save-interval", SAVED, "--eval-interval", S
 
 @pytest.fixture(scope="module", autouse=True)
 def deepspeed_imported():
-    """Import it once: what runs here are forks of this process, and the import takes seconds."""
+    """Import it once: the tests run in forks of this process, and the import takes seconds."""
     with mock.patch.dict(os.environ, {"DS_ACCELERATOR": "cpu"}):
         import deepspeed
 
@@ -35,7 +35,7 @@ def deepspeed_imported():
 
 @pytest.fixture
 def config(tmp_path):
-    """Return the options for a stage: the shipped file, but ZeRO 3 cuts even the smallest weight."""
+    """Return the options for a stage: the shipped file, but ZeRO 3 shards even the smallest weight."""
 
     def write(stage):
         settings = json.loads((CONFIGS / SHIPPED[stage]).read_text())
@@ -78,7 +78,7 @@ def compare(world, pairs, config, tmp_path, record_property, monkeypatch):
     """Train plain, then with DeepSpeed, cut off and resumed; the curves and weights must be the same."""
 
     def run_both(name, stage, processes, more=(), resume=True):
-        # So few tokens a chunk that one rank needs more chunks than the other.
+        # So few tokens per chunk that one rank needs more chunks than the other.
         monkeypatch.setattr(token_losses, "CHUNK_ELEMENTS", 12 * 400)
         end_responses_at_random(monkeypatch)
         plain, deep, options = tmp_path / "plain", tmp_path / "deep", [*LENGTH, *more]
@@ -141,7 +141,7 @@ def test_a_run_goes_on_with_another_number_of_processes_unless_its_optimiser_lie
         assert curve_deviation(read_log(plain), read_log(deep)) < SAME_CURVE
         return
     run_on(1, finetune.main, alone, status=1)
-    assert "was saved by 2 processes, these are 1: with ZeRO 1, DeepSpeed continues" in capfd.readouterr().err
+    assert "was saved by 2 processes, but this run has 1: with ZeRO 1" in capfd.readouterr().err
 
 
 def test_bug_a_configuration_that_deepspeed_refuses_ended_in_a_traceback(world, pairs, capfd, tmp_path):

@@ -82,12 +82,12 @@ def test_another_seed_gives_another_curve(name, curves, golden):
 
 # ---- the same seed, the same bytes -------------------------------------------------------------------------------
 
-# What makes data, models and a student out of nothing; folders are relative to one that each process has of its own.
+# What makes data, models and a student from nothing; folders are relative to one that each process has for itself.
 LENGTHS = "--max-length 256 --max-prompt-length 128"
 STUDENT = "--model-path models/student"
 SIZES = "--train-num 8 --teacher-train-num 10 --dev-num 4 --test-num 1 --documents 60"
 SHAPES = " ".join(f"--{side}-layers 2 --{side}-width 32 --{side}-heads 2" for side in ("teacher", "student"))
-PRECISION = f"--precision {precision.CHOSEN}"  # the fresh process knows no other than this CPU's
+PRECISION = f"--precision {precision.CHOSEN}"  # a fresh process knows only this CPU's
 CHAIN = [
     f"tools.make_tiny_world --output world {SIZES}",
     f"tools.make_tiny_models --world world --output models --vocabulary 400 {SHAPES}",
@@ -114,7 +114,7 @@ def run_chain(chain):
 
 
 def test_two_processes_with_the_same_seeds_make_the_same_bytes_from_data_to_student(tmp_path):
-    """Also where the hashes of strings, and so the order of sets, differ."""
+    """Even if the hashes of strings, and so the order of sets, differ."""
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     environment = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": str(ROOT)}

@@ -1,4 +1,4 @@
-"""A disk that is full or read-only ends a run in one line, costs nothing that was saved, and the run goes on later."""
+"""A full or read-only disk ends a run in one line and costs nothing that was saved; the run can resume later."""
 
 import builtins
 import errno
@@ -21,9 +21,9 @@ from tests.entry.outputs import result, saved_step
 from tests.entry.processes import call, in_child, wait_for
 from tools import generate_responses, keep_best_run
 
-FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as a failing write says it: without a path
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as a failing write raises it: without a path
 FULL_WEIGHTS = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-FULL_TOKENIZER = Exception("No space left on device (os error 28)")  # tokenizers raises nothing finer
+FULL_TOKENIZER = Exception("No space left on device (os error 28)")  # tokenizers raises nothing more specific
 READ_ONLY = OSError(errno.EROFS, os.strerror(errno.EROFS), "somewhere")
 WEIGHTS = safetensors.torch, "serialize_file"
 
@@ -62,7 +62,7 @@ def path_in(argument):
 
 
 def let_fail(patch, owner, method, where, error, begins):
-    """Let the calls of a method that get such a path raise, from the moment on when `begins` is true."""
+    """Make the calls of a method that get such a path raise, once `begins` is true."""
     original = getattr(owner, method)
 
     def call_or_raise(*arguments, **keywords):
@@ -77,7 +77,7 @@ def assert_names_path_and_advice(outcome, path, *words):
     line = error_line(outcome)
     assert line.split(".py")[0].isidentifier(), "on a line of its own"
     assert f"cannot write {path}" in line
-    for word in (*words, "run the same command again", "still stands"):
+    for word in (*words, "run the same command again", "is intact"):
         assert word in line
 
 
@@ -121,7 +121,7 @@ def limited(capfd):
     ("size", "path"), [(600, ""), (40_000, "checkpoints/step-00000002")], ids=["options", "weights"]
 )
 def test_bug_a_file_that_the_system_cuts_off_is_one_line(size, path, options, limited, run, uninterrupted, tmp_path):
-    """It was a traceback: safetensors and tokenizers raise no OSError."""
+    """It was a traceback: safetensors and tokenizers do not raise an OSError."""
     save = tmp_path / "save"
     assert_names_path_and_advice(limited(finetune.main, options(save), size), save / path, "File too large", "ulimit")
     assert run(finetune.main, options(save)).status == 0
@@ -150,7 +150,7 @@ def test_responses_that_the_system_cuts_off_in_a_line_go_on_with_the_first_row_t
 
 
 def test_bug_a_copy_of_a_run_that_the_system_cuts_off_is_one_line(limited, tmp_path):
-    """It was a list of tuples: what copytree raises is an OSError without a number."""
+    """It was a list of tuples: copytree raises an OSError without a number."""
     trained = tmp_path / "run"
     trained.mkdir()
     (trained / "finished.json").write_text('{"best": 1.0}')
@@ -172,7 +172,7 @@ def test_a_file_that_copytree_cannot_read_is_no_full_disk(number):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk that holds a checkpoint, but not two, and how to mount it otherwise."""
+    """A disk with room for one checkpoint, not two, and a way to remount it."""
     disk = tmp_path / "disk"
     disk.mkdir()
 

@@ -95,8 +95,8 @@ def test_results_of_other_weights_or_options_are_evaluated_anew(score, world, re
     shutil.copy(world.steady_student / "model.safetensors", model)  # the same weights: nothing is stale
     assert "nothing to do" in score(*options).out
     exchange_weights(model)
-    assert score(*options).out.count("evaluated anew") == 4
-    assert score(*options, "--temperature", 0.5).out.count("evaluated anew") == 4
+    assert score(*options).out.count("evaluated again") == 4
+    assert score(*options, "--temperature", 0.5).out.count("evaluated again") == 4
     assert "nothing to do" in score(*options, "--temperature", 0.5).out
 
 
@@ -108,4 +108,4 @@ def test_bug_results_of_an_adapter_stood_though_its_base_model_had_changed(train
     assert score(*options).status == 0
     assert "nothing to do" in score(*options).out
     exchange_weights(base)
-    assert score(*options).out.count("evaluated anew") == 4
+    assert score(*options).out.count("evaluated again") == 4

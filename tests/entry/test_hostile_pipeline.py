@@ -24,13 +24,13 @@ SHORTER = [
     {"instruction": "### Response:\n{instruction}", "input": "### Instruction:", "output": "### Response:\n"},
 ]
 ROWS = [*SHORTER, {"instruction": "Repeat it.", "input": MEGABYTE, "output": "no"}]
-# "x" times a million: no place to part it
+# "x" times a million: nowhere to split it
 TRAINING_ROWS = [*ROWS, {"instruction": "x" * 2**20, "output": "y"}, {"instruction": "z", "output": MEGABYTE}]
 
 
 @pytest.fixture(scope="module")
 def folder(world, tmp_path_factory):
-    """A folder whose name has spaces, quotes, emoji and more, with all that a run reads in it."""
+    """A folder whose name has spaces, quotes, emoji and more, with everything that a run reads in it."""
     root = tmp_path_factory.mktemp("odd") / "my  runs' “日本” 👩‍👩‍👧 $HOME; # %s {x}"
     for name in ("student", "teacher"):
         shutil.copytree(getattr(world, name), root / "the models" / name)

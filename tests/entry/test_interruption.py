@@ -1,4 +1,4 @@
-"""A signal, as a cluster's scheduler sends it, costs a training nothing; other scripts end at once."""
+"""A signal, as cluster schedulers send it, costs a training run nothing; other scripts end at once."""
 
 import os
 import signal
@@ -54,7 +54,7 @@ PLACES: dict[str, tuple[str, Place]] = {
 
 @pytest.fixture(scope="module")
 def command(world, pairs):
-    """Return script and options of a training by its kind."""
+    """Return script and options of a training run by its kind."""
 
     def make(kind, save):
         return command_of(world, pairs, kind, save, *OPTIONS, *(VALIDATION if kind not in FIELDS else []))
@@ -64,7 +64,7 @@ def command(world, pairs):
 
 @pytest.fixture(scope="module")
 def undisturbed(command, tmp_path_factory):
-    """The result of a training that no signal reached."""
+    """The result of a training run that got no signal."""
     results = {}
 
     def run_once(kind):

@@ -88,7 +88,7 @@ def test_ctrl_c_is_one_line_though_a_tool_has_workers(tmp_path):
 
 
 def test_bug_a_worker_that_waited_for_a_lock_did_not_hear_that_it_shall_end(monkeypatch):
-    """A tool ends its workers by SIGTERM. A handler in Python is put off while the process sleeps in a semaphore."""
+    """A tool ends its workers by SIGTERM. Python handlers do not run while a process waits for a semaphore."""
 
     def is_heard_at_once(item):
         return [signal.getsignal(number) for number in errors.STOP_SIGNALS] == [signal.SIG_DFL] * 2

@@ -52,7 +52,7 @@ RESPONSES: dict[str, Place] = {
 
 @dataclass
 class Killer:
-    """Runs a script over and over; each attempt but the last ones is killed, by a clock or inside a kind of call."""
+    """Runs a script over and over; all attempts except the last ones are killed, by clock or inside a kind of call."""
 
     places: dict[str, Place]
     longest: float  # seconds to a kill by the clock
@@ -60,14 +60,14 @@ class Killer:
     draws: random.Random = field(default_factory=lambda: random.Random(2012))
 
     def attempt(self, act: Callable[[], int]) -> bool:
-        """Run `act` in a child; say whether the child was killed, else it has ended well."""
+        """Run `act` in a child; say whether the child was killed; otherwise it must have succeeded."""
         by_clock = sum(self.hits.values()) > 2 * self.hits["the clock"]
         place = min(self.places, key=lambda name: self.hits[name])
         owner, method, most = self.places[place]
         due, late = self.draws.randint(1, most), self.draws.random() < 0.5
 
         def child() -> int:
-            # tqdm's lock is shared by forked processes, and who is killed does not give it back.
+            # tqdm's lock is shared by forked processes, and one that is killed does not release it.
             tqdm.set_lock(threading.RLock())
             signal.alarm(LONGEST_RUN)
             with at_call(owner, method, 0 if by_clock else due, send(signal.SIGKILL), late):
@@ -85,7 +85,7 @@ class Killer:
 
 
 def kill_often(killer: Killer, kills: int, folder: Path, act, progress_of, compare) -> None:
-    """Kill runs in `folder/1`, `folder/2`, ... so often; what they have reached never shrinks, their ends compare."""
+    """Kill runs in `folder/1`, `folder/2`, ... this often; their progress never shrinks, and their results compare."""
     life, reached = 1, -1
     while sum(killer.hits.values()) < kills or any(killer.hits[place] == 0 for place in killer.places):
         assert life < 25, f"the runs end before they are killed: {killer.hits}"
@@ -102,7 +102,7 @@ def kill_often(killer: Killer, kills: int, folder: Path, act, progress_of, compa
 
 
 def progress(save: Path) -> int:
-    """Load all of the newest checkpoint; return its step."""
+    """Load the whole newest checkpoint; return its step."""
     folder = checkpoint_of(save)
     for path in folder.rglob("*.*") if folder is not None else ():
         assert (load_file(path) if path.suffix == ".safetensors" else json.loads(path.read_text())) is not None

@@ -1,4 +1,4 @@
-"""Every command in the docstring of a script is one that runs, with the folders that the tiny family really writes."""
+"""Every command in a script's docstring runs, with the folders that the tiny family really writes."""
 
 import argparse
 import ast
@@ -26,7 +26,7 @@ TINY = re.compile(r"(?:results|data|checkpoints|processed_data)/\S*tiny\S*")
 
 
 def commands_of(path: Path) -> list[list[str]]:
-    """Return the commands of a script's docstring as words, continued lines joined, remarks behind them dropped."""
+    """Return the commands of a script's docstring as words, continued lines joined, trailing remarks dropped."""
     manual = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     manual = re.sub(r" *\\\n +", " ", manual)
     lines = re.findall(r"^(?: {4})?((?:python3|bash|pip) .*)$", manual, re.M)
@@ -99,7 +99,7 @@ def test_the_folders_of_a_manual_are_those_that_the_tiny_family_writes(words):
 
 @pytest.mark.parametrize("name", ENTRY_SCRIPTS)
 def test_the_smallest_command_of_an_entry_script_runs(name, world, tmp_path):
-    """On the models that tests make, which know 64 positions; the lengths of the manual are the tiny family's."""
+    """On the tests' models, which have 64 positions; the lengths in the docstring are the tiny family's."""
     words = commands_of(ROOT / name)[0][2:]
     assert f"--max-length {words[words.index('--max-length') + 1]} --max-prompt-length 64" in tiny_run()
     folders = {

@@ -1,4 +1,4 @@
-"""A part of a save folder may lie on another disk, behind a link: it is followed, and stays."""
+"""A part of a save folder may be on another disk, behind a link: the link is followed, and kept."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ MORE = ["--save-interval", 2, "--total-iters", 6]
 
 @pytest.fixture
 def other_disk(tmp_path, monkeypatch):
-    """A folder that no file can be renamed into or out of."""
+    """A folder into or out of which no file can be renamed."""
     disk, rename = tmp_path / "disk", os.replace
     disk.mkdir()
 
@@ -39,7 +39,7 @@ def weights(save):
 def test_a_linked_folder_of_a_run_is_followed_and_stays(
     name, linked, run, world, pairs, tmp_path, other_disk, validation_losses
 ):
-    """The run goes on, then starts afresh: the same result, and the link leads to an empty folder."""
+    """The run resumes, then starts again: the same result, and the link leads to an empty folder."""
     more = MORE if name == FIELDS[0] else [*MORE, "--eval-interval", 2]
     whole, killed = (command_of(world, pairs, name, tmp_path / save, *more) for save in ("whole", "run"))
     validation_losses(9, 5, 3, 4, *[9, 5])

@@ -1,4 +1,4 @@
-"""A loss or gradient that is not finite ends a run before the step, names itself, and spoils nothing."""
+"""A loss or gradient that is not finite is named, and ends a run before the step, without damage."""
 
 import math
 import os
@@ -44,7 +44,7 @@ POISONS: dict[str, Callable] = {
     "nan with its gradient": lambda value: value * math.nan,
     "finite with an infinite gradient": InfiniteGradient.apply,
 }
-# What computes the sum of a term over a batch, and a training that has the term.
+# What computes the sum of a term over a batch, and a training run that has the term.
 TERMS = {
     "cross_entropy": (CrossEntropyTerm, "total", "lm"),
     "fkl": (DivergenceTerm, "total", "kd"),
@@ -133,7 +133,7 @@ def test_a_step_that_is_not_finite_is_not_taken_and_names_step_term_and_rows(
 
 @pytest.mark.parametrize("poison", POISONS)
 def test_bug_a_step_of_the_velocity_field_that_is_not_finite_is_not_taken(poison, world, pairs, run, spoil, tmp_path):
-    """It was, and the field was not a number from there on, in its next checkpoint too."""
+    """It was taken, and from then on the field was NaN, in its next checkpoint, too."""
     assert_is_not_taken(FIELD, poison, world, pairs, run, spoil, tmp_path / "run")
 
 
@@ -164,7 +164,7 @@ def test_a_run_goes_on_from_its_last_checkpoint_as_if_nothing_had_happened(world
     run_options, whole_options = (world.training(tmp_path / save, *more, type="kd") for save in ("run", "whole"))
 
     def broken_row(model, batch):
-        """One row of the teacher's is not finite, as of a weight that is damaged in memory."""
+        """One row of the teacher's output is not finite, as if a weight were damaged in memory."""
         states = original(model, batch)
         if not any(parameter.requires_grad for parameter in model.model.parameters()):
             broken = (batch.row_ids == 5).repeat_interleave(batch.token_counts)
@@ -182,7 +182,7 @@ def test_a_run_goes_on_from_its_last_checkpoint_as_if_nothing_had_happened(world
 def test_bug_a_loss_that_is_not_finite_ends_all_ranks_though_it_is_of_one_and_its_gradient_is_finite(
     world, monkeypatch, tmp_path
 ):
-    """Only the gradient was looked at: such a run went on."""
+    """Only the gradient was checked, so such a run went on."""
     original = CrossEntropyTerm.total
 
     def total(term, batch, *others):

@@ -1,4 +1,4 @@
-"""What a training leaves behind, and which of its models it keeps."""
+"""What a training run leaves behind, and which of its models it keeps."""
 
 import json
 
@@ -74,7 +74,7 @@ def test_a_second_identical_command_says_that_there_is_nothing_to_do(name, world
     before = contents(tmp_path)
     again = run(*command)
     assert (again.status, again.err) == (0, "")
-    assert again.out.endswith("nothing to do (--resume never starts it afresh)\n")
+    assert again.out.endswith("nothing to do (to start again, pass --resume never)\n")
     assert contents(tmp_path) == before
 
 
@@ -176,7 +176,7 @@ def test_lora_saves_an_adapter_that_goes_on_training_and_is_evaluated(train, sco
     assert adapters[0].keys() == adapters[1].keys()
     assert not all(torch.equal(adapters[0][name], adapters[1][name]) for name in adapters[0])
     assert score(tmp_path / "scores", "--model-path", world.llama, "--peft-path", second).status == 0
-    # Named by its folder alone it is the same model.
+    # Named only by its folder, it is the same model.
     assert "nothing to do" in score(tmp_path / "scores", "--model-path", second).out
 
 
@@ -201,7 +201,7 @@ def test_below_an_adapter_in_fp32_the_frozen_weights_are_in_the_runs_precision(t
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])  # an outer autocast would keep stale weights
 def test_bug_a_refresh_left_the_field_and_the_projector_as_they_were(precision, train, world, tmp_path):
-    """Its optimiser was made while both were frozen, and had no parameters."""
+    """The optimiser was created while both were frozen, so it had no parameters."""
     save = tmp_path / "save"
     assert train(save, "--epochs", 2, "--precision", precision, type="srkl-contra").status == 0
     for name in ("velocity_field", "projector"):

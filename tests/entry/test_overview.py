@@ -1,4 +1,4 @@
-"""A training says at its start what it is going to do, and at its end which model it kept."""
+"""A training run says at its start what it is going to do, and at its end which model it kept."""
 
 import os
 import re
@@ -53,7 +53,7 @@ def test_stage_1_begins_and_ends_with_the_same_kind_of_lines(train_field, world,
 
 @pytest.mark.parametrize("name", ["adaptive-srkl-contra", FIELDS[0]])
 def test_an_epoch_has_one_meaning_in_every_line(name, world, pairs, run, tmp_path):
-    """A step named the epoch it was part of, a validation the passes so far: 2 and 1.111 at one moment."""
+    """A step logged the epoch it belonged to, a validation the passes so far: 2 and 1.111 at the same moment."""
     options = ["--epochs", 2, "--eval-interval", 5, "--log-interval", 5]
     assert run(*command_of(world, pairs, name, tmp_path / "run", *options)).status == 0
     log = read_log(tmp_path / "run")
@@ -71,7 +71,7 @@ def test_a_run_without_deepspeed_does_not_hear_of_it(world, tmp_path):
 
 
 def test_bug_deepspeed_warned_of_the_accelerator_in_runs_without_it(run, world, monkeypatch, tmp_path):
-    """Transformers imports it to save a model, and it warned unless this variable was set."""
+    """Transformers imports DeepSpeed to save a model, and it warned unless this variable was set."""
     monkeypatch.delenv("DS_ACCELERATOR", raising=False)
     assert run(finetune.main, world.training(tmp_path / "run", "--dry-run")).status == 0
     assert os.environ["DS_ACCELERATOR"] == "cpu"

@@ -79,4 +79,4 @@ def test_pairs_built_of_other_responses_do_not_continue_an_old_run(pairs, run, r
     assert run(finetune.main, options).status == 0
     (arrow,) = folder.glob("train/*.arrow")
     arrow.write_bytes(arrow.read_bytes().replace(b"Say red.", b"Say tan."))
-    refused(finetune.main, options, save, "holds a run with another content of data_dir", folder)
+    refused(finetune.main, options, save, "holds a run with different content in data_dir", folder)

@@ -106,7 +106,7 @@ def test_bug_two_processes_answered_into_one_file_and_half_of_the_rows_were_lost
     refusals = []
 
     def answer_too():
-        refuses([], "another process writes to", tmp_path / "out.jsonl")
+        refuses([], "another process is writing to", tmp_path / "out.jsonl")
         refusals.append(True)
 
     with at_call(ResponseGenerator, "respond", 1, answer_too):
@@ -119,7 +119,7 @@ def test_bug_two_processes_answered_into_one_file_and_half_of_the_rows_were_lost
 def test_bug_responses_of_other_options_or_weights_are_refused_not_taken(
     unfinished, responses, refuses, world, tmp_path
 ):
-    """They were recognised by their prompts alone, which every model shares."""
+    """They were recognised only by their prompts, which are the same for every model."""
     output = tmp_path / "out.jsonl"
     for ending in ("", ".args.json"):
         shutil.copy(responses / f"generated_train_student.jsonl{ending}", tmp_path / f"out.jsonl{ending}")
@@ -255,11 +255,11 @@ def test_pairs_replace_nothing_else(copied, refused, tmp_path):
     [
         (b'{"prompt": "another", "generated_text": "x"}\n', ["line 3 of", "different prompts"]),
         (b"", ["26 rows", "25"]),
-        (b"{oops\n", [":3 is no response"]),
-        (b'{"prompt": "x"}\n', [":3 is no response", "`generated_text`"]),
-        (b'{"prompt": "x", "generated_text": null}\n', [":3 is no response", "`generated_text`"]),
-        (b'{"prompt": "x", "generated_text": "\xff"}\n', [":3 is no response"]),
-        (b"[]\n", [":3 is no response"]),
+        (b"{oops\n", [":3 is not a response"]),
+        (b'{"prompt": "x"}\n', [":3 is not a response", "`generated_text`"]),
+        (b'{"prompt": "x", "generated_text": null}\n', [":3 is not a response", "`generated_text`"]),
+        (b'{"prompt": "x", "generated_text": "\xff"}\n', [":3 is not a response"]),
+        (b"[]\n", [":3 is not a response"]),
     ],
 )
 def test_responses_that_do_not_fit_together_are_one_line(line, words, copied, refused, tmp_path):

@@ -14,7 +14,7 @@ from tests.entry.every_method import FIELDS, PATHS, command_of
 from tests.entry.outputs import contents, read_log, result, saved_step, steps_with
 from tests.entry.processes import Place, call, in_step, run_killed
 
-SAVE_INTERVAL = 4  # no divisor of the 6 steps of an epoch
+SAVE_INTERVAL = 4  # does not divide the 6 steps of an epoch
 KIND = "adaptive-srkl-contra"
 # Where its run is killed (many more places are in test_kills.py). Steps 7 to 12 of these are the first refresh's.
 KILLS: dict[str, Place] = {
@@ -28,13 +28,13 @@ KILLS: dict[str, Place] = {
 
 @pytest.fixture(scope="module")
 def options(world):
-    """The options of a run with dropout, generation where the method has it, and several checkpoints an epoch."""
+    """The options of a run with dropout, generation where the method has it, and several checkpoints per epoch."""
     return lambda save, kind="lm": world.training(save, "--save-interval", SAVE_INTERVAL, type=kind)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, options):
-    """The folder of a run of each type that nothing disturbed."""
+    """The folder of an undisturbed run of each type."""
     folders = {}
 
     def run_once(kind="lm"):
@@ -68,7 +68,7 @@ def test_a_killed_run_that_is_run_again_ends_bitwise_like_an_uninterrupted_one(p
 
 @pytest.mark.parametrize("name", [*PATHS, *FIELDS])
 def test_every_method_ends_bitwise_the_same_when_it_is_killed_and_run_again(name, world, pairs, tmp_path):
-    """After an epoch's end, so that what was made there (a field, responses, adapters) comes from the checkpoint."""
+    """After the end of an epoch, so that what was made then (field, responses, adapters) comes from the checkpoint."""
     more = ["--total-iters", 10, "--save-interval", SAVE_INTERVAL, "--log-interval", 1]
     more += ["--capacity", 8, "--mixed-alpha", 0.7] if "mixed" in name else []
     whole, killed = (command_of(world, pairs, name, tmp_path / save, *more) for save in ("whole", "killed"))
@@ -120,7 +120,7 @@ def test_resume_never_starts_afresh(name, world, pairs, tmp_path):
 def test_bug_a_run_killed_while_resume_never_forgets_an_unfinished_one_can_be_started_again(
     uninterrupted, options, tmp_path
 ):
-    """`latest` was still there, what it named was not."""
+    """`latest` was still there, but what it named was not."""
     save = tmp_path / "killed"
     run_killed(finetune.main, options(save), in_step(12))
     run_killed(finetune.main, [*options(save), "--resume", "never"], (os, "unlink", 2))

@@ -1,4 +1,4 @@
-"""A run writes into a folder of its own, and goes on only with what it began with."""
+"""A run writes into a folder of its own, and resumes only with the inputs that it began with."""
 
 import os
 import shutil
@@ -121,7 +121,7 @@ def test_a_run_whose_data_model_or_field_was_exchanged_does_not_go_on(change, ki
     before = contents(inputs[option])
     act(inputs[option])
     name = option[2:].replace("-", "_")
-    refused(finetune.main, options, save, f"holds a run with another content of {name}", inputs[option])
+    refused(finetune.main, options, save, f"holds a run with different content in {name}", inputs[option])
     for file, content in before.items():
         (inputs[option] / file).write_bytes(content)
 
@@ -137,7 +137,7 @@ def test_a_run_goes_on_when_its_paths_are_written_otherwise_or_have_moved(train,
     assert train(save, *more).status == 0
     store, student = world.store / ".." / world.store.name, shutil.copytree(world.student, tmp_path / "moved")
     outcome = train(save, *more, "--data-dir", store, "--model-path", student)
-    assert (outcome.status, "finished: nothing to do" in outcome.out) == (0, True)
+    assert (outcome.status, "finished run: nothing to do" in outcome.out) == (0, True)
 
 
 def test_a_run_does_not_go_on_in_another_precision_and_a_finished_one_does_not_mind(
@@ -165,7 +165,7 @@ def test_bug_two_runs_wrote_into_one_folder(name, refused, run, world, pairs, tm
     command = command_of(world, pairs, name, save, "--total-iters", 2)
 
     def run_second():
-        refused(*command, save, "another process writes to", save)
+        refused(*command, save, "another process is writing to", save)
         refusals.append(True)
 
     with at_call(*in_step(2), run_second):
@@ -197,7 +197,7 @@ def test_bug_a_run_overwrote_what_another_process_did_while_it_loaded_its_models
 
 
 def test_bug_what_starts_afresh_kept_the_model_of_another_kind(train, world, tmp_path):
-    """An adapter and a whole model in one folder load as neither; and a model stood for a run that had not ended."""
+    """An adapter and a whole model in one folder load as neither; and an unfinished run seemed to have a model."""
     mixed, fresh = tmp_path / "mixed", tmp_path / "fresh"
     whole = ["--model-type", "llama", "--total-iters", 2]
     assert train(mixed, *whole, "--peft", "lora", student=world.llama).status == 0
@@ -206,7 +206,7 @@ def test_bug_what_starts_afresh_kept_the_model_of_another_kind(train, world, tmp
     assert not list(mixed.glob("*.safetensors")) and not list(mixed.glob("*config.json"))
     for save in (mixed, fresh):
         assert train(save, *whole, "--resume", "never", student=world.llama).status == 0
-    (fresh / "README.md").touch()  # PEFT's, which may be a person's
+    (fresh / "README.md").touch()  # PEFT's, but it could be a person's
     assert contents(mixed).keys() == contents(fresh).keys()
 
 
@@ -217,7 +217,7 @@ def test_a_store_truncated_under_a_training_is_one_line_and_the_checkpoint_stays
     store, save = shutil.copytree(world.store, tmp_path / "store"), tmp_path / "run"
     with at_call(torch.Tensor, "backward", 3, lambda: os.truncate(store / "train_0.bin", 0)):
         outcome = run(finetune.main, world.training(save, "--save-interval", 2, "--data-dir", store))
-    assert f"{store / 'train_0.bin'} was changed while it is read" in error_line(outcome)
+    assert f"{store / 'train_0.bin'} was changed while it was being read" in error_line(outcome)
     assert saved_step(save) == 2
 
 

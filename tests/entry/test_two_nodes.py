@@ -1,4 +1,4 @@
-"""torchrun starts two processes: as two agents on this machine, which stand for two nodes, or as one agent."""
+"""torchrun starts two processes: as two agents on this machine, in place of two nodes, or as one agent."""
 
 import subprocess
 

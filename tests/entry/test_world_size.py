@@ -29,7 +29,7 @@ from tests.entry.outputs import read_log, rows_of, steps_with
 from tests.entry.processes import STOPPED, at_call, call, in_step, run_killed, run_on, send
 
 CONTRA, ON_ROWS = "adaptive-srkl-contra", FIELDS[0]
-# Processes, and micro-batches per step on each of them; beside (2, 2), which every method is tried with.
+# Processes, and micro-batches per step on each of them; besides (2, 2), which every method is tested with.
 MORE_SPLITS = {CONTRA: [(4, 1), (1, 4)], "srkl-fdd": [(1, 4)], "lm with LoRA": [(1, 4)]}
 EVERY_SPLIT = [(1, 2), (1, 4), (2, 2), (4, 2)]
 
@@ -92,7 +92,7 @@ def compare(world, pairs, record, tmp_path, record_property, monkeypatch):
 
 
 def assert_everything_occurred(name, log):
-    """What the method does must have happened, else its comparison says little."""
+    """What the method does must have happened, or the comparison would say little."""
     last = [entry for entry in log if "loss" in entry][-1]
     if name.startswith("adaptive"):
         assert last["dataset_share"] > 0 and last["generated_share"] > 0 and last["replayed_share"] > 0
@@ -180,7 +180,7 @@ def test_evaluation_gives_the_same_answers_on_any_number_of_processes_in_batches
 
 
 def test_a_row_whose_text_differs_is_listed(evaluate_split, monkeypatch):
-    """The list above would name a row, were there one: here the other split draws other numbers."""
+    """The list above is not empty in general: here the other split draws other numbers."""
     whole = evaluate_split("sampled", 64, 1)
     choose = KeyedSampling.__call__
 

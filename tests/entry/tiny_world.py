@@ -27,7 +27,7 @@ STEPS_PER_EPOCH = 6  # of 4 rows: 26 rows, of which two have to wait for the nex
 
 @dataclass
 class TinyWorld:
-    """Folders that every test reads and none writes to."""
+    """Folders that every test reads and no test writes to."""
 
     root: Path
     student: Path  # dropout 0.1

@@ -18,7 +18,7 @@ ROUNDED = {"bf16": 5e-2, "fp16": 1e-2}
 
 @pytest.fixture
 def train(world, pairs, launch, read_log, tmp_path):
-    """Train a method in 2 micro-batches a step; return its log and where its result lies."""
+    """Train a method with 2 micro-batches per step; return its log and its save folder."""
 
     def run(title, name, gpus, *more):
         save = tmp_path / title
@@ -31,7 +31,7 @@ def train(world, pairs, launch, read_log, tmp_path):
 
 @pytest.fixture
 def config(tmp_path):
-    """Return the options for a shipped configuration; ZeRO 3 cuts even the smallest weight."""
+    """Return the options for a shipped configuration; ZeRO 3 shards even the smallest weight."""
 
     def write(name):
         settings = json.loads((ROOT / "configs" / "deepspeed" / name).read_text())
@@ -55,7 +55,7 @@ def weights(save):
 
 @pytest.mark.parametrize("name", MANY)
 def test_a_gpu_in_fp32_has_the_curve_of_the_cpu(name, train):
-    """Off-policy steps only are compared to the end: a generated token may differ where two logits tie."""
+    """Only off-policy steps are compared to the end: a generated token may differ where two logits tie."""
     on_cpu, on_gpu = (losses(train(str(gpus), name, gpus)[0]) for gpus in (0, 1))
     same = slice(0, 1) if name.startswith(("adaptive", "distillm2")) else slice(None)
     torch.testing.assert_close(on_gpu[same], on_cpu[same], rtol=SAME_CURVE, atol=0)
@@ -71,7 +71,7 @@ def test_low_precision_follows_fp32(name, precision, train):
 @pytest.mark.parametrize("precision", ["fp32", *ROUNDED])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_deepspeed_has_the_curve_of_plain_torch(name, precision, train, config):
-    """In fp16 DeepSpeed may skip its first steps while its loss scale finds its place."""
+    """In fp16 DeepSpeed may skip its first steps while its loss scale settles."""
     plain, _ = train("plain", "srkl-fdd", 1, "--precision", precision)
     deep, save = train("deep", "srkl-fdd", 1, "--precision", precision, *config(name))
     tolerance = ROUNDED.get(precision, SAME_CURVE)

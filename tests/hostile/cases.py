@@ -1,4 +1,4 @@
-"""Generated cases: how many a test runs is written at it, checked by it, and summed up for docs/hostile_input.md."""
+"""Generated cases: each test declares how many it runs and checks that; docs/hostile_input.md has the sums."""
 
 import functools
 from collections.abc import Callable
@@ -14,7 +14,7 @@ DECLARED: dict[tuple[str, str], int] = {}  # (file, test) -> cases
 
 
 def cases(count: int, **strategies: SearchStrategy) -> Callable[[Callable], Callable]:
-    """Run a test on `count` generated cases, the same ones every time; it fails if fewer were really run."""
+    """Run a test on `count` generated cases, the same ones every time; it fails if fewer actually ran."""
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
         DECLARED[Path(test.__code__.co_filename).name, test.__name__] = count
@@ -47,7 +47,7 @@ def cases(count: int, **strategies: SearchStrategy) -> Callable[[Callable], Call
 
 
 def is_one_clear_line(error: BaseException) -> bool:
-    """Say whether an error is one that a user is to see: a `UserError` of one line."""
+    """Say whether an error is one that a user should see: a `UserError` of one line."""
     return isinstance(error, UserError) and bool(str(error).strip()) and "\n" not in str(error)
 
 

@@ -1,4 +1,4 @@
-"""A run of `finetune.py` that was stopped with a checkpoint, and how it goes on."""
+"""A run of `finetune.py` that was stopped with a checkpoint, and how it resumes."""
 
 import shutil
 import signal
@@ -17,7 +17,7 @@ STEPS = ["--total-iters", 3, "--dev-num", 2, "--max-prompt-length", 62, "--capac
 
 
 class StoppedRun:
-    """A run with all that a checkpoint may hold, stopped after some of its 3 steps; copies of it go on."""
+    """A run with everything that a checkpoint may hold, stopped after some of its 3 steps; copies of it resume."""
 
     def __init__(self, world: Any, save: Path, after: int, *more: Any):
         self.save = save
@@ -34,17 +34,17 @@ class StoppedRun:
         return save / self.checkpoint.relative_to(self.save)
 
     def go_on(self, save: Path) -> str | None:
-        """Let a copy go on to its end; return the line with which it is refused instead."""
+        """Let a copy run to its end; return the line with which it is refused instead."""
         with mock.patch.object(sys, "argv", ["finetune.py", *self.words, "--save", str(save)]):
             return refusal(finetune.main)
 
 
 def rehash(checkpoint: Path) -> None:
-    """Write the hashes of a checkpoint's files as they are now, as somebody could who knows of them."""
+    """Write the current hashes of a checkpoint's files, as anybody who knows about them could."""
     (checkpoint / HASHES).unlink()
     write_hashes(checkpoint)
 
 
 def trained(save: Path) -> dict[str, bytes]:
-    """Return what a finished run has learnt, and its log."""
+    """Return the weights of a finished run, and its log."""
     return {name: data for name, data in contents(save).items() if name.endswith(("safetensors", "log.jsonl"))}

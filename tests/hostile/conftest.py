@@ -1,4 +1,4 @@
-"""What all hostile tests share: the tiny world of the entry scripts, and a file system without waiting."""
+"""What all hostile tests share: the tiny world of the entry scripts, and writes that are not flushed."""
 
 import os
 

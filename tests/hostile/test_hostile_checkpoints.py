@@ -1,4 +1,4 @@
-"""Training checkpoints: back to exactly where the run was, or one clear line; a good one is never thrown away."""
+"""Training checkpoints: back to exactly where the run was, or one clear line; a good one is never removed."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def sound(runs):
 
 @pytest.fixture(scope="module")
 def expected(runs, tmp_path_factory):
-    """What the run has learnt at its end."""
+    """The weights of the run at its end."""
     save = tmp_path_factory.mktemp("whole") / "run"
     runs["sound"].copied(save)
     assert runs["sound"].go_on(save) is None
@@ -62,7 +62,7 @@ def test_another_models_checkpoint_is_refused(sound, tmp_path):
     weights.popitem()
     save_file(weights, checkpoint / "engine" / "weights.safetensors")
     rehash(checkpoint)
-    assert "it is of another model" in sound.go_on(tmp_path / "run")
+    assert "it belongs to another model" in sound.go_on(tmp_path / "run")
 
 
 @pytest.mark.parametrize("pointer", ["", "..", "step-00000009", "../checkpoints/step-00000001", "\0\xff", "/"])

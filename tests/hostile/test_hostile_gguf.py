@@ -1,4 +1,4 @@
-"""GGUF files: one clear line, or all the weights that lie in them; never a hang, never gigabytes for a small file."""
+"""GGUF files: one clear line, or all the weights in them; never a hang, never gigabytes for a small file."""
 
 import resource
 import signal

@@ -39,7 +39,7 @@ def as_line(record, escape: bool) -> bytes:
 
 
 LINES = st.builds(as_line, WILD | SOUND, st.booleans())
-# 4,301 digits are more than Python turns into a number, 100,000 brackets more than its parser's stack holds.
+# 4,301 digits are more than Python converts into a number, 100,000 brackets more than its parser's stack holds.
 STRANGE = [b"{", b"[]", b"null", b'"text"', b"NaN", b"\xff", b"\xef\xbb\xbf{}", b"9" * 4301, b"[" * 100_000]
 STRANGE += [b"{}{}", b'{"instruction": "a", "output": "b"', b"\x00", b'{"a": 1e999}', b"\xff\xfe{\x00}\x00"]
 STRANGE += [b'{"instruction": "a", "output": "b", "instruction": 3}', b'{"instruction": "\xed\xa0\x80", "output": ""}']

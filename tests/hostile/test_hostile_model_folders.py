@@ -25,7 +25,7 @@ from tests.hostile.damage import Damage, damages
 
 FIELD_FILE = "velocity_field.json"
 PARTS = st.floats(0, 1, exclude_max=True)
-# Whole values of a JSON file exchanged for others.
+# Whole values of a JSON file replaced by others.
 VALUES = [None, True, -1, 0, 1, 3, 1.5, "", "x", "gpt2", "llama", [], {}, [1], {"a": 1}, 100, "../../etc"]
 
 
@@ -106,7 +106,7 @@ def check(kind: str, folder: Path, folders: Path) -> None:
         assert {name: t.shape for name, t in loaded.state_dict().items()} == {n: t.shape for n, t in sound.items()}
 
 
-# Kind of folder: with whose files its own are swapped, and the model that both are of.
+# Kind of folder: whose files replace its own, and the model that both belong to.
 KINDS = {
     "gpt2": ("gpt2", "other"),
     "tokenizer": ("gpt2", "llama"),
@@ -152,7 +152,7 @@ def write(file, content):
 
 
 ADAPTER_VALUES = [
-    ("target_modules", r"(\w*\.*)*!"),  # takes for ever
+    ("target_modules", r"(\w*\.*)*!"),  # takes forever
     ("target_modules", ".*[qv]_proj"),
     ("target_modules", ["(a+)+$"]),
     ("target_modules", 3),
@@ -174,7 +174,7 @@ NO_CONFIGS = ["[]", "null", "3", '{"model_type": "gpt2", "n_embd": "8"}']
 NO_TOKENIZERS = ["{}", "[]", "{", '{"model": {"type": "BPE"}}']
 HUGE_MODELS = [("n_layer", 10**8), ("n_embd", 10**6), ("vocab_size", 10**11), ("n_positions", 10**10)]
 HUGE_FIELDS = [("num_blocks", 10**8), ("width", 10**12), ("num_blocks", "1"), ("width", 8.0)]
-CANNOT_BE = "which cannot be in"
+CANNOT_BE = "which cannot fit into"
 # What was found, the kind of folder, what is changed in it, and a word of the refusal (the folder is one, too).
 FOUND = [
     *(("json_that_is_no_config_ended_in_a_traceback", "gpt2", write("config.json", text), "") for text in NO_CONFIGS),
@@ -257,7 +257,7 @@ def test_an_adapter_that_names_its_modules_loads(folders, tmp_path, names):
 @pytest.mark.parametrize("index", ["model.safetensors.index.json", "pytorch_model.bin.index.json", "config.json"])
 @pytest.mark.parametrize("name", ["../x.safetensors", "sub/x.safetensors", "/ABSOLUTE", "weights.dat", "..", "", 3, []])
 def test_bug_weights_outside_of_the_folder_were_loaded_and_not_fingerprinted(folders, tmp_path, index, name):
-    """A changed file there counted as the same model."""
+    """A changed file outside counted as the same model."""
     folder = Path(shutil.copytree(folders / "gpt2", tmp_path / "gpt2"))
     weights = folder / "model.safetensors"
     if name == "/ABSOLUTE":

@@ -207,7 +207,7 @@ def test_bug_a_file_beside_the_script_added_options_that_nobody_saw(tmp_path):
 @pytest.mark.parametrize("text", ["[]", '{"bf16": true}', '{"zero_optimization": 2}'])
 def test_bug_json_that_is_no_deepspeed_configuration_ended_in_a_traceback(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(UserError, match="is no DeepSpeed configuration"):
+    with pytest.raises(UserError, match="is not a DeepSpeed configuration"):
         load_config(with_config(tmp_path / "config.json"), "bf16")
 
 

@@ -1,4 +1,4 @@
-"""A pickle in a folder that is loaded is never executed, under whatever name it lies there."""
+"""A pickle in a folder that is loaded is never executed, whatever its name."""
 
 import io
 import os
@@ -59,7 +59,7 @@ FORMS: dict[str, Callable[[Trap], bytes]] = {
     "numpy": as_numpy,
 }
 
-# What libraries look for, beside what this project writes.
+# What libraries look for, besides what this project writes.
 NAMES = {
     "model": "pytorch_model.bin model.bin model.safetensors config.json generation_config.json",
     "tokenizer": "tokenizer.json tokenizer_config.json vocab.json merges.txt tokenizer.model vocab.pkl",
@@ -107,7 +107,7 @@ def load(folders, tokenizer):
 
 
 def remove_weights(folder: Path) -> None:
-    """Leave nothing that would be taken instead of a pickle."""
+    """Remove what would be loaded instead of a pickle."""
     for path in folder.rglob("*.safetensors"):
         path.unlink()
 
@@ -143,7 +143,7 @@ def test_a_pickle_planted_in_a_checkpoint_is_not_executed(stopped, tmp_path, whi
     (checkpoint / name).write_bytes(FORMS[form](Trap(sprung)))
     if name not in ("sha256.json", "../latest"):
         rehash(checkpoint)
-    with suppress(Exception):  # with these hashes it is no accident: what it ends in, nobody promises
+    with suppress(Exception):  # an attack, not an accident: how it ends is not guaranteed
         stopped.go_on(save)
     assert not sprung.exists(), f"{name} was executed"
 
@@ -155,13 +155,13 @@ def stopped(world, tmp_path_factory):
 
 @pytest.mark.parametrize("kind", NAMES)
 def test_these_folders_load_without_the_pickle(kind, folders, load):
-    """Or else nothing would have been tried above."""
+    """Otherwise the tests above would test nothing."""
     assert load(kind, folders / kind) is None
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_trap_works(form, tmp_path):
-    """Or else nothing would be shown: a loader that trusts what it reads springs it."""
+    """Otherwise nothing would be shown: a loader that trusts what it reads executes the pickle."""
     content = io.BytesIO(FORMS[form](Trap(tmp_path / "sprung")))
     if "torch" in form:
         torch.load(content, weights_only=False)

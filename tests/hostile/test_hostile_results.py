@@ -247,19 +247,19 @@ def test_bug_a_result_without_readable_options_ended_in_a_traceback(tmp_path, ca
     for content in ("{", "[]", "null", '{"arguments": 1}'):
         (job.folder / "args.json").write_text(content)
         assert not is_done(job)
-        assert "evaluated anew" in capsys.readouterr().out
+        assert "evaluated again" in capsys.readouterr().out
     assert not is_done(replace(job, folder=tmp_path))
 
 
 def test_bug_a_response_with_a_lone_surrogate_ended_in_a_traceback_of_arrow(tmp_path):
     path = tmp_path / "responses.jsonl"
     lines_of(path, [{"prompt": "a", "generated_text": "\ud83d"}])
-    with pytest.raises(UserError, match=r"responses\.jsonl:1 is no response"):
+    with pytest.raises(UserError, match=r"responses\.jsonl:1 is not a response"):
         read_responses(path)
 
 
 def test_bug_a_damaged_arrow_file_was_read_out_of_its_bounds(pair_folder, tokenizer, tmp_path):
-    """Its offsets were not checked: 255 in the place of a length read what lay behind, or crashed."""
+    """Its offsets were not checked: 255 in place of a length read beyond the data, or crashed."""
     folder = Path(shutil.copytree(pair_folder, tmp_path / "pairs"))
     path = next((folder / "train").glob("*.arrow"))
     content = path.read_bytes()

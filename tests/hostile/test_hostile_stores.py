@@ -55,7 +55,7 @@ def test_no_id_of_a_vocabulary_is_the_separator(vocabulary):
 
 @pytest.fixture
 def sound(tmp_path):
-    """A store of 6 rows (prompt, separator, response) and one of as many bytes, to swap files with."""
+    """A store of 6 rows (prompt, separator, response) and one of the same size, to swap files with."""
     folder = tmp_path
     random = np.random.default_rng(0)
     for name in ("train_0", "valid_0"):

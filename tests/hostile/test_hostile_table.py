@@ -1,4 +1,4 @@
-"""docs/hostile_input.md says what is tried; its numbers are those that the tests run."""
+"""docs/hostile_input.md says what is tested; its numbers are those that the tests run."""
 
 import importlib
 import re

@@ -1,4 +1,4 @@
-"""Python code that lies in a model's folder never runs, whoever loads it, and nobody is asked whether it may."""
+"""Python code in a model's folder never runs, whatever loads the model, and nobody is asked whether it may."""
 
 import builtins
 import json
@@ -26,7 +26,7 @@ NEVER = "Python code of its own, which is never run"
 
 @pytest.fixture
 def questions(monkeypatch):
-    """Answer yes to whatever is asked; return what was."""
+    """Answer yes to every question; return the questions."""
     asked: list[str] = []
     monkeypatch.setattr(builtins, "input", lambda text="": asked.append(text) or "yes")
     return asked
@@ -133,7 +133,7 @@ def test_code_in_a_models_folder_never_runs(plain, tmp_path, questions, sprung, 
 
 
 def test_a_prompt_tuning_adapter_loads_no_tokenizer(plain, tmp_path, questions, sprung):
-    """PEFT would load the one that its configuration names, to begin with the ids of a text."""
+    """PEFT would load the one that its configuration names, to get the ids of its initial text."""
     evil = Path(shutil.copytree(plain / "llama", tmp_path / "evil"))
     add_code(evil, sprung, "tokenizer")
     config = {"peft_type": "PROMPT_TUNING", "task_type": "CAUSAL_LM", "prompt_tuning_init": "TEXT"}

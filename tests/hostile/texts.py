@@ -1,8 +1,8 @@
-"""Text, broken text and what is no text at all, as strategies."""
+"""Text, broken text and what is not text at all, as strategies."""
 
 from hypothesis import strategies as st
 
-# What breaks readers: line breaks that are none in JSON, NUL, BOM, emoji with joiners, right-to-left, combining marks.
+# What breaks readers: line breaks only outside JSON, NUL, BOM, emoji with joiners, right-to-left, combining marks.
 ODD = [
     "",
     " ",

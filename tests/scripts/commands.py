@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# All that the scripts read from the environment.
+# Everything that the scripts read from the environment.
 VARIABLES = """
     BASE_PATH CKPT PEFT_CKPT TEACHER_CKPT TEACHER_PEFT_CKPT SAVE_PATH VELOCITY_FIELD_PATH DATA_DIR TEACHER_DATA_DIR
     LM_DATA_DIR EVAL_DATA_DIR RESPONSE_DIR PAIR_DATA_DIR RAW_DATA_DIR RAW_CORPUS_DIR RESULTS_DIR ROWS SEEDS TEACHER_BASE
@@ -21,7 +21,7 @@ VARIABLES = """
 
 @dataclass
 class Command:
-    """A program with its options; of an option given twice the last counts, as for argparse."""
+    """A program with its options; of an option given twice the last one counts, as in argparse."""
 
     words: list[str]
     program: str = ""
@@ -78,7 +78,7 @@ def dry_run(script: str, *arguments: str, **variables: str) -> list[Command]:
 
 
 def scripts(*folders: str) -> list[str]:
-    """Return the scripts below the repository's folders that one can run, by their path."""
+    """Return the scripts in the repository's folders that can be run, by their path."""
     found = [path for folder in folders for path in sorted((REPOSITORY / folder).rglob("*.sh"))]
     sourced = {*(REPOSITORY / "scripts").glob("*.sh"), *(REPOSITORY / "scripts").glob("*/common.sh")}
     return [str(path.relative_to(REPOSITORY)) for path in found if path not in sourced]

@@ -1,4 +1,4 @@
-"""Whatever arguments and variables hold: one line where it cannot be used, and nothing of it is ever run."""
+"""Whatever arguments and variables hold: one line if it cannot be used, and none of it is ever executed."""
 
 import re
 
@@ -18,7 +18,7 @@ PATHS = [name for name in VARIABLES.split() if name not in {*NUMBERS.split(), *O
 
 
 def run(tmp_path, **variables):
-    """Dry-run a training; GPU_NUM and MASTER_PORT are arguments."""
+    """Dry-run a training script; GPU_NUM and MASTER_PORT are arguments."""
     arguments = [str(REPOSITORY), variables.pop("MASTER_PORT", "2012"), variables.pop("GPU_NUM", "1")]
     return bash(f"{REPOSITORY}/{TRAINING}", *arguments, cwd=tmp_path, DRY_RUN="1", **variables)
 

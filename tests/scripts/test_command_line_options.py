@@ -1,4 +1,4 @@
-"""Every option is given once, with the value in force; another global batch than the recipe's is said."""
+"""Every option is given once, with the value that counts; a global batch other than the recipe's gives a warning."""
 
 import shlex
 import subprocess
@@ -77,10 +77,10 @@ def test_more_processes_warn_that_the_global_batch_is_not_the_one_of_the_recipe(
 @pytest.mark.parametrize(
     ("arguments", "advice"),
     [
-        ("2", "the global batch is 32 (batch size 8 x accumulation 2 x 2 processes), the recipe says 16"),
+        ("2", "the global batch is 32 (batch size 8 x accumulation 2 x 2 processes), but the recipe says 16"),
         ("2", "to keep that, pass --gradient-accumulation-steps 1"),
         ("4", "to keep that, pass --batch-size 4 --gradient-accumulation-steps 1"),
-        ("3", "to keep that, take a number of processes that divides it"),
+        ("3", "to keep that, use a number of processes that divides it"),
         ("1 --batch_size=4", "the global batch is 8 (batch size 4 x accumulation 2 x 1 processes)"),
         ("1 --batch_size=4", "pass --gradient-accumulation-steps 4"),
         ("2 --gradient-accumulation-steps 1", ""),

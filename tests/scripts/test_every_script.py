@@ -100,7 +100,7 @@ def arguments_of(script: str, port: str, processes: str, results: dict[str, str]
 
 
 def assert_loads(folder: Path) -> None:
-    """The save folder of a training is a whole result: a model or adapter that answers, or a velocity field."""
+    """The save folder of a training run is a complete result: a model or adapter that answers, or a velocity field."""
     steps = [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()]
     assert max(steps) == 2, folder
     if (folder / "velocity_field.json").exists() and not list(folder.glob("*config.json")):

@@ -1,4 +1,4 @@
-"""Guarantees of install.sh and of the scripts' own set-up, with a Python that only notes what it is asked."""
+"""Guarantees of install.sh and of the scripts' own set-up, with a Python that only records what it is asked."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ import pytest
 
 from tests.scripts.commands import REPOSITORY
 
-# Knows what install.sh asks; FAKE_* say what goes wrong.
+# Answers what install.sh asks; FAKE_* say what goes wrong.
 FAKE_PYTHON = """#!/bin/bash
 echo "$(basename "$(dirname "$(dirname "$0")")") $*" >>"$FAKE_LOG"
 case "$*" in
@@ -38,7 +38,7 @@ def clone(tmp_path):
 
 
 def run(clone, *command, **variables):
-    """Run a command with nothing in the environment but a PATH and `variables`; return its result and the log."""
+    """Run a command with only a PATH and `variables` in the environment; return its result and the log."""
     log = clone.parent / "log"
     log.write_text("")
     path = f"{clone.parent}/python/bin:{os.defpath}"

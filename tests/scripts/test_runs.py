@@ -1,4 +1,4 @@
-"""Guarantees of the scripts in runs/: which rows their tables have, how seeds part, what a table says of its making."""
+"""Guarantees of the scripts in runs/: the rows of their tables, how seeds are kept apart, how a table was made."""
 
 import re
 import shlex
@@ -16,7 +16,7 @@ TRAININGS = ("finetune.py", "train_velocity_field.py")
 
 @cache
 def plain(run: str) -> list[Command]:
-    """Return the commands of a run of which nothing is asked."""
+    """Return the commands of a run without options or variables."""
     return dry_run(run)
 
 
@@ -74,7 +74,7 @@ def test_rows_names_the_rows_of_a_run_and_nothing_else_is_trained():
 def test_a_row_that_the_family_lacks_is_one_clear_line():
     result = bash("runs/qwen2.5/distillm.sh", ROWS="SFT, KD")
     assert_one_line(
-        result, "ROWS: 'KD' is no row of qwen2.5: name some of Teacher, SFT, DistiLLM, DistiLLM + CONTRA, with"
+        result, "ROWS: 'KD' is not a row of qwen2.5: name some of Teacher, SFT, DistiLLM, DistiLLM + CONTRA, separated"
     )
     assert "an ablation needs DistiLLM" in bash("runs/ablation/num_layers.sh", ROWS="SFT", DRY_RUN="1").stderr
 
@@ -139,13 +139,13 @@ def test_an_ablation_has_as_many_runs_of_each_value_as_seeds():
 @pytest.mark.parametrize(
     ("run", "variables", "message"),
     [
-        ("gpt2/kd", {"SEEDS": "10 x"}, "SEEDS='10 x' is not numbers with spaces between"),
-        ("gpt2/kd", {"SEEDS": "10,20"}, "is not numbers with spaces between"),
-        ("gpt2/kd", {"SEEDS": "10 010"}, "is not numbers with spaces between"),
-        ("gpt2/kd", {"SEEDS": " "}, "is not numbers with spaces between"),
+        ("gpt2/kd", {"SEEDS": "10 x"}, "SEEDS='10 x' is not numbers separated by spaces"),
+        ("gpt2/kd", {"SEEDS": "10,20"}, "is not numbers separated by spaces"),
+        ("gpt2/kd", {"SEEDS": "10 010"}, "is not numbers separated by spaces"),
+        ("gpt2/kd", {"SEEDS": " "}, "is not numbers separated by spaces"),
         ("gpt2/kd", {"SEEDS": "20 20"}, "SEEDS='20 20' names 20 twice"),
-        ("llama2/fdd", {"SEEDS": "10 20"}, "20 is what some scripts of llama2 use as their own"),
-        ("gpt2/kd", {"SEEDS": "1 2", "VELOCITY_FIELD_PATH": "/f"}, "VELOCITY_FIELD_PATH leads from one student"),
+        ("llama2/fdd", {"SEEDS": "10 20"}, "some scripts of llama2 already use 20"),
+        ("gpt2/kd", {"SEEDS": "1 2", "VELOCITY_FIELD_PATH": "/f"}, "VELOCITY_FIELD_PATH fits one student"),
         ("gpt2/kd", {"SEEDS": "1 2", "PAIR_DATA_DIR": "/f"}, "PAIR_DATA_DIR holds the answers of one student"),
     ],
 )
@@ -155,13 +155,13 @@ def test_seeds_that_would_not_be_other_runs_are_one_clear_line(run, variables, m
 
 def test_seeds_and_a_seed_for_all_trainings_are_one_clear_line():
     assert_one_line(
-        bash("runs/gpt2/kd.sh", ".", "2012", "1", "--seed", "20", SEEDS="10 20"), "--seed is one of SEEDS='10 20'"
+        bash("runs/gpt2/kd.sh", ".", "2012", "1", "--seed", "20", SEEDS="10 20"), "SEEDS='10 20' sets --seed"
     )
 
 
 @pytest.mark.parametrize("family", ["gpt2", "openllama2", "llama2", "qwen2.5", "smollm2", "tiny"])
 def test_the_seeds_that_scripts_say_themselves_are_known(family):
-    """Else one of SEEDS could be a run that a script has made before under the name of 10."""
+    """Otherwise one of SEEDS could be a run that a script has already made as seed 10."""
     texts = [path.read_text() for path in (REPOSITORY / "scripts" / family).rglob("*.sh")]
     said = set(re.findall(r"--seed (\d+)", "\n".join(texts)))
     known = re.search(r"^MORE_OWN_SEEDS=\((.*)\)", "\n".join(texts), re.MULTILINE)
@@ -208,7 +208,7 @@ def test_a_variable_at_its_default_is_not_named():
 
 @pytest.mark.parametrize("run", RUNS)
 def test_a_run_writes_nothing_that_git_tracks(run):
-    """Tables that the repository ships lie where no run writes."""
+    """The repository's own tables are where no run writes."""
     paths = {path for command in plain(run) for name in ("save", "output") for path in command.options.get(name, [])}
     ignored = subprocess.run(
         ["git", "check-ignore", "--no-index", *paths], cwd=REPOSITORY, capture_output=True, text=True, check=True

@@ -28,7 +28,7 @@ READS = """
 
 def written_by(command: Command) -> set[str]:
     names = ("data-dir",) if "/get_" in command.program else WRITES
-    if command.program.endswith("generate_responses.py"):  # the pairs are made of all of its folder
+    if command.program.endswith("generate_responses.py"):  # the pairs are made from its whole folder
         return {command.value("output").rpartition("/")[0]}
     return {path.rstrip("/") for name in names for path in command.options.get(name, [])}
 
@@ -94,7 +94,7 @@ def test_several_nodes_are_named_in_the_environment():
 
 
 def test_bug_the_teacher_of_the_tiny_family_ignored_its_data_folder():
-    """DATA_DIR holds for the single script, TEACHER_DATA_DIR for the teacher; a run's DATA_DIR is the student's."""
+    """DATA_DIR applies to a single script, TEACHER_DATA_DIR to the teacher; a run's DATA_DIR is the student's."""
     for script, option in (("sft/sft_teacher.sh", "data-dir"), ("tools/process_data_teacher.sh", "processed-data-dir")):
         for variables, expected in (
             ({}, "./processed_data/teacher/full/tiny/"),
@@ -181,7 +181,7 @@ def test_a_script_is_short(script):
 
 
 def test_the_tiny_family_computes_in_fp32_on_every_cpu_unless_told_otherwise():
-    """Its table is to be the same everywhere, and bf16 takes longer there."""
+    """Its table should be the same everywhere, and bf16 takes longer at this size."""
     for variables, expected in (({}, "fp32"), ({"PRECISION": "auto"}, "auto")):
         commands = dry_run("runs/tiny/distillm_contra.sh", ".", "2012", "1", **variables)
         precisions = [command.value("precision") for command in commands if "precision" in command.options]
@@ -222,7 +222,7 @@ for name in ("--save", "--processed-data-dir"):
 
 @pytest.fixture
 def fake_run(tmp_path):
-    """Run a script of a copied tree with a Python that only notes what it is asked and makes the folders."""
+    """Run a script of a copied tree with a Python that only records what it is asked and makes the folders."""
     for folder in ("scripts", "runs"):
         shutil.copytree(REPOSITORY / folder, tmp_path / "copy" / folder)
     (tmp_path / "env" / "bin").mkdir(parents=True)
@@ -247,7 +247,7 @@ def test_one_time_steps_whose_output_exists_are_skipped(fake_run):
     first = fake_run("runs/gpt2/distillm_contra.sh")
     stages = [*models, "train_velocity_field.py", *["finetune.py"] * 2, *["evaluate.py"] * 4]
     assert [program for program in first if not program.startswith("tools/")] == stages
-    # A finished training of a row sees by itself that there is nothing to do.
+    # A row's finished training run sees for itself that there is nothing to do.
     again = fake_run("runs/gpt2/distillm_contra.sh")
     assert again == ["tools/get_instruction_data.py", *["finetune.py"] * 3, *["evaluate.py"] * 4, *report]
     other = fake_run("runs/gpt2/distillm.sh")
@@ -268,7 +268,7 @@ def test_a_teacher_from_elsewhere_is_used_as_it_is(fake_run):
     ],
 )
 def test_bug_a_mistyped_path_of_a_run_was_trained_into(run, variable, fake_run, tmp_path):
-    """What the user names must exist; only what nobody names is made."""
+    """What the user names must exist; only what the user does not name is made."""
     with pytest.raises(AssertionError, match=f"{variable}='/nowhere/x' is not a folder"):
         fake_run(run, **{variable: "/nowhere/x"})
     assert "--save /nowhere/x" not in (tmp_path / "log").read_text()

@@ -12,7 +12,7 @@ import pytest
 
 from tests.scripts.commands import REPOSITORY, environment
 
-# A training that finishes its step when it is asked to stop; every other program makes its folder and is done.
+# A training run that finishes its step when asked to stop; every other program makes its folder and is done.
 PROGRAM = """#!{python} -SE
 import os, pathlib, signal, sys, time
 def note(*words):
@@ -50,7 +50,7 @@ HUB_MODEL = {"CKPT": "owner/model"}
 
 @pytest.fixture
 def start(tmp_path):
-    """Start a script of a copied tree in a session of its own, until its trainings run."""
+    """Start a script of a copied tree in a session of its own; return when its training is running."""
     for folder in ("scripts", "runs"):
         shutil.copytree(REPOSITORY / folder, tmp_path / "copy" / folder)
     for name in EXISTING:
@@ -95,7 +95,7 @@ def events(log):
 
 
 def assert_stops(process, number, log, trainings):
-    """Whoever lives on would hold the pipe open."""
+    """A process that survives would keep the pipe open."""
     before = events(log).count("done")
     output, _ = process.communicate(timeout=20)
     assert process.returncode == 128 + number, output
@@ -128,7 +128,7 @@ def test_a_signal_reaches_the_trainings_that_a_run_has_at_the_same_time(run, lon
 
 
 def test_several_processes_of_one_training_are_told_once_through_their_launcher(start, tmp_path):
-    """A second signal while it stops its processes would end torchrun before them."""
+    """A second signal would end torchrun while it stops its processes, before they have ended."""
     process = start(*LEAF, ".", "2012", "2", **HUB_MODEL)
     os.killpg(process.pid, signal.SIGUSR1)
     assert_stops(process, signal.SIGUSR1, tmp_path / "log", 1)

@@ -22,7 +22,7 @@ def fetch(run, tmp_path):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A hub of which each data set holds the files asked for, in a subfolder: the ids that were asked for."""
+    """A hub whose data sets hold every file asked for, in a subfolder; it records the ids asked for."""
     asked = []
 
     def download(source, files):

@@ -76,7 +76,7 @@ def test_the_interval_is_that_of_a_slow_independent_bootstrap_over_runs_and_rows
 
 @pytest.mark.parametrize(("runs", "spread_of_runs"), [(1, 0.0), (2, 2.0), (3, 2.0)])
 def test_the_interval_covers_as_often_as_it_says(runs, spread_of_runs, tmp_path):
-    """Of 60 experiments whose true difference is 2 nearly all intervals hold it, even from two runs."""
+    """In 60 experiments whose true difference is 2, nearly all intervals contain it, even with two runs."""
     generator, covered, trials = np.random.default_rng(1), 0, 60
     for trial in range(trials):
         a = generator.uniform(0, 50, (1, 40)) + generator.normal(0, spread_of_runs, (runs, 1))
@@ -87,7 +87,7 @@ def test_the_interval_covers_as_often_as_it_says(runs, spread_of_runs, tmp_path)
 
 
 def test_a_run_is_drawn_for_all_sets_at_once(tmp_path):
-    """Else the average over sets would seem surer of a training run than each set is."""
+    """Otherwise the average over sets would vary less between training runs than each set does."""
     folders = {name: [tmp_path / f"{name}{run}" for run in range(3)] for name in ("a", "b")}
     for run in range(3):
         for data_name in ("dolly", "vicuna"):
@@ -99,7 +99,7 @@ def test_a_run_is_drawn_for_all_sets_at_once(tmp_path):
 
 
 def test_one_run_of_a_teacher_adds_nothing_for_its_training(tmp_path):
-    """Beside three runs of a student, its difference is as wide as the student's runs are."""
+    """Against three runs of a student, its interval is as wide as the student's runs require."""
     runs = np.array([[10.0] * 20, [11.0] * 20, [15.0] * 20])
     mean, low, high = difference_interval(tmp_path, runs, np.full((1, 20), 30.0))
     assert mean == pytest.approx(18)

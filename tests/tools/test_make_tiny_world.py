@@ -35,7 +35,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
-    """Made by another process, in which strings have other hashes."""
+    """By another process, in which strings have other hashes."""
     folder = tmp_path_factory.mktemp("tiny") / "world"
     command = [sys.executable, "tools/make_tiny_world.py", "--output", folder, *SMALL]
     subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
@@ -89,7 +89,7 @@ def test_the_models_share_a_tokenizer_that_keeps_rows_short(world, run, tmp_path
 
 def test_more_rows_than_there_are_prompts_is_refused():
     author = Author(make_people(keyed_generator(1, "people")), seed=1)
-    with pytest.raises(UserError, match="ask for fewer rows than"):
+    with pytest.raises(UserError, match="ask for at most"):
         author.reserved_rows("lists", 100, [name_some])
 
 

@@ -222,18 +222,18 @@ def test_a_row_is_cut_at_max_length_when_it_is_stored(process, data, tokenizer):
     row = InstructionDataset(folder, "train", 200, 150)[0]
     assert (row.prompt, row.response) == (whole[0], whole[1][: 200 - len(whole[0])])
     check_length(folder, 200)
-    with pytest.raises(UserError, match="rows of at most 200 ids, --max-length is 201: process the data again"):
+    with pytest.raises(UserError, match="rows of at most 200 ids, but --max-length is 201: process the data again"):
         check_length(folder, 201)
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(process, data):
-    with pytest.raises(UserError, match="gpt2 model, --model-type says llama"):
+    with pytest.raises(UserError, match="gpt2 model, but --model-type says llama"):
         process(process_data_dolly, "--model-type", "llama")
 
 
 @pytest.fixture
 def corpus(tmp_path, tokenizer):
-    """Writes a corpus of that many documents: all its tokens, in order."""
+    """Writes a corpus of this many documents; returns all its tokens, in order."""
 
     def write(num_documents):
         documents = [f"Document {i}\nhas two lines 🙂." for i in range(num_documents)]
@@ -268,7 +268,7 @@ def test_of_a_small_corpus_at_most_5_percent_go_to_validation_and_it_is_said(pro
     folder, printed = process(process_data_pretrain, "--max-length", 16, "--train-num", 22_870)
     assert len(chunks(folder, "valid")) == total // 20
     assert len(chunks(folder, "train")) == total - total // 20
-    assert printed.startswith(f"{total} chunks are few for --dev-num 1,000: validation gets {total // 20} of them\n")
+    assert printed.startswith(f"{total} chunks are too few for --dev-num 1,000: validation gets {total // 20} of ")
 
 
 def test_two_chunks_are_one_each_and_one_is_an_error(process, corpus, tmp_path):

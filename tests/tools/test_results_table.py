@@ -137,7 +137,7 @@ def test_a_missing_result_is_one_clear_line_and_writes_nothing(results, run, tmp
         (["--row", "low=absent"], "low: absent does not exist"),
         (["--row", "low={results}/low", "--row", "low={results}/high"], "--row names 'low' twice; put all folders"),
         (["--row", "low={results}/low", "{results}/high/../low"], "low names one folder twice"),
-        (["--row", "low={results}/low", "--baseline", "SFT"], "--baseline 'SFT' is no --row: choose from low"),
+        (["--row", "low={results}/low", "--baseline", "SFT"], "--baseline 'SFT' is not a --row: choose from low"),
         (["--row", "low={results}/low", "--max-length", "256"], "no row has a result of --max-length 256"),
         ([], "required: --row"),
     ],
@@ -155,8 +155,8 @@ def test_bad_command_lines_are_one_clear_line(results, run, tmp_path, arguments,
             '{"prompt": "row 0", "rougeL": 1}\n',
             r"answers other prompts \(1 rows\) than low .* \(60 rows\): they cannot",
         ),
-        ('{"prompt": "row 0"}\n', "holds no prompt and rougeL for each row"),
-        ("", "holds no prompt and rougeL for each row"),
+        ('{"prompt": "row 0"}\n', "does not hold a prompt and rougeL for each row"),
+        ("", "does not hold a prompt and rougeL for each row"),
     ],
 )
 def test_answers_that_cannot_be_paired_are_refused(results, answers, message):
@@ -195,8 +195,8 @@ def open_both(results) -> list[Row]:
     [
         ({"temperature": 0.7}, "temperature 0.7, not 1.0; evaluate both with the same options"),
         ({"num_rows": 5}, "num_rows 5, not None; evaluate both with the same options"),
-        ({"content": {"data_dir": "others"}}, "another content of data_dir data; evaluate both on"),
-        ({"content": {"model_path": "x"}}, "another content of model_path high; evaluate both with one model, or with"),
+        ({"content": {"data_dir": "others"}}, "different content in data_dir data; evaluate both on"),
+        ({"content": {"model_path": "x"}}, "different content in model_path high; evaluate both with one model, or"),
         ({"peft_path": "x"}, "peft_path x, not None; evaluate both with one model"),
     ],
 )
@@ -219,7 +219,7 @@ def test_results_of_one_model_are_compared_by_content(results):
 @pytest.mark.parametrize("content", ["{", "[]", '{"arguments": {}}'])
 def test_a_damaged_record_of_an_evaluation_is_one_clear_line(results, content):
     (results / "high" / "dolly-512" / "10" / "args.json").write_text(content)
-    with pytest.raises(UserError, match=r"high/dolly-512/10/args\.json is broken, .*; evaluate again"):
+    with pytest.raises(UserError, match=r"high/dolly-512/10/args\.json is broken: .*; evaluate again"):
         open_both(results)
 
 
@@ -268,7 +268,7 @@ def test_bars_alone_make_a_figure(results):
 
 def test_a_file_that_is_no_log_is_one_clear_line(tmp_path):
     (tmp_path / "log.jsonl").write_text("hello\n{}\n")
-    with pytest.raises(UserError, match=r"log\.jsonl:1 is no record of a step"):
+    with pytest.raises(UserError, match=r"log\.jsonl:1 is not a record of a step"):
         plot_results.read_log(tmp_path)
     with pytest.raises(UserError, match="does not exist"):
         plot_results.read_log(tmp_path / "absent")
@@ -287,7 +287,7 @@ def test_the_max_length_is_found_where_there_is_one_and_asked_for_where_there_ar
 
 @pytest.fixture
 def three_runs(results) -> list[str]:
-    """`low` in three trainings, each 4 above the one before on every row."""
+    """`low` in three training runs, each 4 above the one before on every row."""
     for place in (1, 2):
         for data_name in ROWS:
             for seed in SEEDS:
@@ -314,7 +314,7 @@ def test_the_cell_of_several_runs_is_their_mean_and_deviation_and_the_first_line
 
 def test_with_one_run_of_each_row_the_first_line_says_that_training_again_is_not_covered(results, run, tmp_path):
     options = (*rows_of(results, "low", "high"), "--save", tmp_path / "t.md")
-    for more, missing in (("--baseline", "low"), ": the intervals cover test rows, not training again"), ((), ""):
+    for more, missing in (("--baseline", "low"), ": the intervals cover test rows, not retraining"), ((), ""):
         run(make_results_table, *options, *more)
         first = (tmp_path / "t.md").read_text().splitlines()[0]
         spread = "mean ± standard deviation over 3 sampling seeds"

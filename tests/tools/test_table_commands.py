@@ -1,4 +1,4 @@
-"""The commands that README and docstrings show for tables and plots run as they stand, on folders that runs write."""
+"""The table and plot commands in README and docstrings run unchanged, on folders that runs write."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Guarantees of tools/training_records.py: what a table says of the trainings behind it."""
+"""Guarantees of tools/training_records.py: what a table says about the training runs behind it."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_trainings_that_were_run_alike_share_a_line(tmp_path):
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"arguments": {"batch_size": "x"}}'])
 def test_a_damaged_record_is_one_clear_line(tmp_path, content):
     (tmp_path / "args.json").write_text(content)
-    with pytest.raises(UserError, match=r"args\.json is broken, .*; train again"):
+    with pytest.raises(UserError, match=r"args\.json is broken: .*; train again"):
         training_lines({"SFT": [tmp_path]})
 
 

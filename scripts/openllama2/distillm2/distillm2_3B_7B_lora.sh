@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# DistiLLM-2: raised on the teacher's response, lowered on the student's own.
+# DistiLLM-2: raises the probability of the teacher's response, lowers that of the student's own.
 set -euo pipefail
 source "$(dirname "$0")/../common.sh"
 

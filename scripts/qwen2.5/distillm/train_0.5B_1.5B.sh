@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# DistiLLM: skewed reverse KL, more and more on answers of the student's own.
+# DistiLLM: skewed reverse KL, increasingly on the student's own answers.
 set -euo pipefail
 source "$(dirname "$0")/../common.sh"
 

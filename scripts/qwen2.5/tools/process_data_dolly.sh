@@ -3,6 +3,6 @@
 set -euo pipefail
 source "$(dirname "$0")/../common.sh"
 
-CKPT="${CKPT:-$STUDENT_BASE}" # whose tokenizer; the teacher has the same
+CKPT="${CKPT:-$STUDENT_BASE}" # its tokenizer is used; the teacher has the same
 
 process_instructions "$@"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The pruned student learns to speak again, on the corpus: without 20 of its blocks it writes gibberish.
+# Retrains the pruned student on the corpus: without 20 of its blocks it writes gibberish.
 set -euo pipefail
 source "$(dirname "$0")/../common.sh"
 

@@ -3,6 +3,6 @@
 set -euo pipefail
 source "$(dirname "$0")/../common.sh"
 
-CKPT="${CKPT:-$TEACHER_BASE}" # whose tokenizer; the student has the same
+CKPT="${CKPT:-$TEACHER_BASE}" # its tokenizer is used; the student has the same
 
 process_corpus --max-length "$CORPUS_LENGTH" --dev-num 100 --train-num -1 "$@"

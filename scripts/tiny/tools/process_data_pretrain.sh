@@ -3,6 +3,6 @@
 set -euo pipefail
 source "$(dirname "$0")/../common.sh"
 
-CKPT="${CKPT:-$MODELS/student}" # whose tokenizer; the teacher has the same
+CKPT="${CKPT:-$MODELS/student}" # its tokenizer is used; the teacher has the same
 
 process_corpus --max-length "$CORPUS_LENGTH" --dev-num 100 --train-num -1 "$@"

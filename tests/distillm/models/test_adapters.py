@@ -86,7 +86,7 @@ def test_bug_the_folder_of_an_adapter_named_its_modules_in_the_order_of_the_proc
 
 def test_bug_lora_on_a_model_without_query_projections_is_one_line():
     """PEFT's ValueError came through as a traceback."""
-    with pytest.raises(UserError, match=r"adapts q_proj and v_proj, GPT2LMHeadModel has none; .* without --peft$"):
+    with pytest.raises(UserError, match=r"adapts q_proj and v_proj, which GPT2LMHeadModel lacks; .* without --peft$"):
         add_lora(make_gpt2(16, 2), 4, 16, 0.0)
 
 

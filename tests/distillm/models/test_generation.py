@@ -98,7 +98,7 @@ def test_greedy_responses_are_those_of_transformers_row_by_row(
 
 
 def test_bug_the_generation_settings_of_a_checkpoint_change_nothing(student_model, ids_tokenizer):
-    """Transformers fills in from them what a call leaves open: beams broke the sampling, others changed it."""
+    """Transformers takes from them what a call leaves open: beams broke the sampling, other settings changed it."""
     expected = respond(student_model, ids_tokenizer)
     own = student_model.generation_config = GenerationConfig(
         do_sample=True,
@@ -187,7 +187,7 @@ def test_the_uniform_of_each_new_position_is_used_once():
     ],
 )
 def test_temperature_top_k_and_top_p_are_those_of_transformers(warpers, student_model, ids_tokenizer):
-    """Follow each response: every token is the sample of the warped distribution at that place."""
+    """Follow each response: every token is the sample of the warped distribution at its position."""
     generator = ResponseGenerator(ids_tokenizer, DecodingArguments(**warpers), 6, 4, ALONE)
     uniforms = np.random.default_rng(1).random((len(PROMPTS), 6))
     responses = generator.respond_with(student_model, PROMPTS, uniforms)
@@ -246,7 +246,7 @@ def test_until_eos_keeps_the_first_eos_and_nothing_behind_it():
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_no_ngram_of_the_given_size_repeats(size, student_model, ids_tokenizer):
-    """In the prompt and the response together; a temperature that would repeat tokens otherwise."""
+    """Prompt and response count together; at this temperature tokens would otherwise repeat."""
     student_model.generation_config.eos_token_id = None
     prompts = [list(range(2, 2 + length)) for length in range(1, 8)]
 

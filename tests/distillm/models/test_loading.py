@@ -1,4 +1,4 @@
-"""Guarantees of distillm/models/loading.py: what is no sound checkpoint is refused in one line that names it."""
+"""Guarantees of distillm/models/loading.py: what is not a sound checkpoint is refused in one line that names it."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ def replace_by_a_file(folder: Path) -> None:
     folder.write_text("weights")
 
 
-# How a checkpoint is broken, the loaders that refuse it, and a word of their lines.
+# How a checkpoint is broken, the loaders that refuse it, and a word of their messages.
 MODEL, BOTH = [load_causal_lm], [load_causal_lm, load_tokenizer]
 BREAKS = {
     "no folder": (shutil.rmtree, BOTH, "does not exist"),
@@ -55,14 +55,14 @@ def test_a_broken_checkpoint_is_refused_in_one_line(what, damaged):
 
 
 def test_bug_weights_of_other_names_are_refused_and_not_left_random(damaged):
-    """Transformers only warns of weights that it does not find and leaves them random."""
+    """Transformers only warns about weights that it does not find, and leaves them random."""
     change_config(damaged, num_hidden_layers=6)
     with pytest.raises(UserError, match=r"its weights lack model\.layers\.4"):
         load_causal_lm(str(damaged))
 
 
 def test_an_adapter_folder_without_an_adapter_is_refused(llama_folder, tmp_path):
-    with pytest.raises(UserError, match=rf"{tmp_path} is no checkpoint; expected .* adapter_config\.json"):
+    with pytest.raises(UserError, match=rf"{tmp_path} is not a checkpoint; expected .* adapter_config\.json"):
         load_causal_lm(str(llama_folder), adapter_path=str(tmp_path))
 
 
@@ -80,7 +80,7 @@ def test_a_tokenizer_without_eos_is_refused(damaged, tokenizer_maker):
 
 
 def test_bug_a_tokenizer_that_is_a_sentencepiece_model_and_nothing_else_loads(llama_folder, tmp_path):
-    """As OpenLLaMA's on the Hub; without the packages sentencepiece and protobuf it did not."""
+    """OpenLLaMA's on the hub is one; without the packages sentencepiece and protobuf it did not load."""
     import sentencepiece
 
     (tmp_path / "text").write_text("the cat sat on the mat, and the dog ate the rat\n" * 20)

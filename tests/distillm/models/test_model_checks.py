@@ -13,7 +13,7 @@ BATCH = make_batch(make_rows(4))
 
 def test_a_checkpoint_of_another_type_than_the_option_says_is_refused(llama_folder):
     check_model_type(str(llama_folder), "llama")
-    with pytest.raises(UserError, match=f"{llama_folder} is a llama model, --model-type says gpt2"):
+    with pytest.raises(UserError, match=f"{llama_folder} is a llama model, but --model-type says gpt2"):
         check_model_type(str(llama_folder), "gpt2")
 
 

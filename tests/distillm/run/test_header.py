@@ -44,5 +44,5 @@ def test_the_commit_is_that_of_the_folder_with_changes_and_none_outside_git_or_i
 
 @pytest.mark.skipif(shutil.which("git") is None or not (PROJECT / ".git").exists(), reason="no repository")
 def test_bug_a_run_recorded_no_commit():
-    """It asked for that of a folder within the project."""
+    """It asked git about a folder within the project."""
     assert git_commit() is not None

@@ -99,7 +99,7 @@ def test_files_are_compared_by_content_and_not_by_where_they_lie():
     assert difference(ours, there, everything) is None
     assert difference(ours, other, everything) == "model_path ./models/a, not /work/models/a"
     for changed in (other, gone):
-        assert difference(there, changed, everything) == "another content of model_path /work/models/a"
+        assert difference(there, changed, everything) == "different content in model_path /work/models/a"
 
 
 def test_what_goes_on_computes_as_it_began_and_what_is_finished_is_as_it_was_asked_for():

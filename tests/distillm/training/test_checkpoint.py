@@ -29,7 +29,7 @@ class Counter:
 
 
 class Run:
-    """As a process that has just started sees a save folder."""
+    """A save folder as seen by a process that has just started."""
 
     def __init__(self, save: Path, world=ALONE):
         linear = nn.Linear(3, 2)

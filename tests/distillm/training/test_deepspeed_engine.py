@@ -90,7 +90,7 @@ print(json.dumps(reports))
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
-    """What plain torch, the shipped configurations and ZeRO 0 did, by name; ZeRO 3 cuts even the smallest weight."""
+    """What plain torch, the shipped configurations and ZeRO 0 did, by name; ZeRO 3 shards even the smallest weight."""
     folder = tmp_path_factory.mktemp("engines")
     configs = {path.name: json.loads(path.read_text()) for path in sorted(CONFIGS.glob("*.json"))}
     configs["ZeRO 0"] = {**configs["ds_config.json"], "zero_optimization": {"stage": 0}}
@@ -118,7 +118,7 @@ EVERY_STAGE = ["ZeRO 0", "ds_config.json", "ds_config_zero2.json", "ds_config_ze
 
 @pytest.mark.parametrize("name", EVERY_STAGE)
 def test_deepspeed_takes_the_steps_of_plain_torch_and_resumes_exactly(name, reports):
-    """Bug: ZeRO 3 kept the last micro-batch of a step only, and ZeRO 0 reported a gradient norm of 0."""
+    """Bug: ZeRO 3 kept only the last micro-batch of a step, and ZeRO 0 reported a gradient norm of 0."""
     plain, deep = reports["torch"], reports[name]
     assert deep["norms"] == pytest.approx(plain["norms"], rel=1e-5)
     for parameter, values in plain["weights"].items():
@@ -131,7 +131,7 @@ def test_bug_a_checkpoint_of_another_stage_was_refused_without_saying_why(report
     stages = dict(zip(list(reports)[1:], reports["ds_config.json"]["elsewhere"], strict=True))
     assert stages["ds_config.json"] is None and stages["ds_config_zero2.json"] is None
     for name, stage in (("ds_config_zero3.json", 3), ("ZeRO 0", 0)):
-        assert f"was saved with ZeRO 1, --deepspeed_config asks for ZeRO {stage}: continue with ZeRO 1" in stages[name]
+        assert f"saved with ZeRO 1, but --deepspeed_config asks for ZeRO {stage}: continue with ZeRO 1" in stages[name]
 
 
 @pytest.mark.parametrize("name", EVERY_STAGE)

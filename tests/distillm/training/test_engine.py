@@ -206,7 +206,7 @@ def test_precision_follows_the_hardware(monkeypatch):
     assert resolved("auto") == "fp32"
     assert resolved("auto", avx=True) == resolved("auto", amx=True) == "bf16"
     assert resolved("bf16") == "bf16" and resolved("fp32", avx=True) == "fp32"
-    assert resolved("fp16") == "fp32"  # no CPU computes it
+    assert resolved("fp16") == "fp32"  # which no CPU supports
     cuda = torch.device("cuda", 0)
     for capability, expected in (((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, value=capability: value)
@@ -263,7 +263,7 @@ def test_fp16_skips_single_overflows_and_stops_a_run_that_only_overflows():
             engine.backward(engine.module(torch.ones(1, 3)).sum() * math.inf)
             engine.step(0.01)
         assert_bitwise(engine.module.state_dict(), before)
-        take_steps(engine, 1)  # a good step starts the count anew
+        take_steps(engine, 1)  # a good step resets the count
         before = {name: tensor.clone() for name, tensor in engine.module.state_dict().items()}
     with pytest.raises(NonFiniteError):
         for _ in range(MAX_SKIPPED + 1):

@@ -56,7 +56,7 @@ def test_the_dev_loss_is_the_mean_over_the_response_tokens_of_the_set(num_rows, 
 
 
 def test_bug_a_dev_loss_that_is_not_finite_was_taken_for_a_loss(student_model, ids_tokenizer):
-    """The adaptive threshold compared with it, and a run went on to its end."""
+    """The adaptive threshold was compared with it, and the run went on to its end."""
     student_model.get_output_embeddings().weight.data[5] = float("nan")
     with pytest.raises(UserError, match="the dev loss after step 12 is nan"):
         make_validator(ids_tokenizer).validate(SplitModel(student_model), 12)
