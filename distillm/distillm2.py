@@ -114,9 +114,8 @@ class ContrastiveTerm:
     def _side(self, divergence: Divergence, student_states: Tensor, teacher_states: Tensor, weights: Tensor) -> Tensor:
         """Return the weighted sum over one side's response tokens `[M, D]`, `[M]`."""
 
-        def per_token(student_logits: Tensor, teacher_states: Tensor, weights: Tensor) -> Tensor:
-            with torch.no_grad():
-                teacher_logits = self.teacher.head(teacher_states)
+        def per_token(student_logits: Tensor, teacher_logits: Tensor, weights: Tensor) -> Tensor:
             return weights.squeeze(-1) * divergence(student_logits, teacher_logits)
 
-        return sum_over_logits(per_token, self.student, student_states, teacher_states, weights.unsqueeze(-1))
+        teacher = self.teacher, teacher_states
+        return sum_over_logits(per_token, self.student, student_states, weights.unsqueeze(-1), teacher=teacher)

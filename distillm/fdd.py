@@ -1,6 +1,5 @@
-"""Feature dynamics distillation: what a model would predict at its scheduled layers, and how that changes with depth."""
+"""Feature dynamics distillation: a model's predictions at its scheduled layers, and how they change with depth."""
 
-import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
@@ -17,7 +16,7 @@ COSINE_EPS = 1e-5
 def fdd_per_token(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 2.0) -> Tensor:
     """Return trajectory + derivative loss of each token: `[N, T, V] x 2 -> [T]`, fp32.
 
-    The logits come from each model's own head, applied to the hidden states of its N scheduled layers, without final norm.
+    The logits come from each model's own head, applied to the states of its N scheduled layers, without final norm.
     Trajectory: mean over layers of KL(teacher ‖ student) at the temperature, without a τ² factor.
     Derivative: mean over neighbouring layers of 1 - cos between the changes of log-probabilities (τ = 1).
     """
@@ -50,11 +49,5 @@ class FeatureDynamicsTerm:
         self, batch: TokenBatch, student: HiddenStates, teacher: HiddenStates | None, progress: Progress
     ) -> Tensor:
         assert teacher is not None
-
-        def per_token(student_logits: Tensor, teacher_states: Tensor) -> Tensor:
-            with torch.no_grad():
-                teacher_logits = self.teacher.head(teacher_states)
-            return fdd_per_token(student_logits, teacher_logits)
-
-        states = (gather_layers(model.scheduled, batch.token_positions) for model in (student, teacher))
-        return sum_over_logits(per_token, self.student, *states)
+        states, teacher_states = (gather_layers(x.scheduled, batch.token_positions) for x in (student, teacher))
+        return sum_over_logits(fdd_per_token, self.student, states, teacher=(self.teacher, teacher_states))

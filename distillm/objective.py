@@ -91,14 +91,8 @@ class DivergenceTerm:
         self, batch: TokenBatch, student: HiddenStates, teacher: HiddenStates | None, progress: Progress
     ) -> Tensor:
         assert teacher is not None
-
-        def per_token(student_logits: Tensor, teacher_states: Tensor) -> Tensor:
-            with torch.no_grad():
-                teacher_logits = self.teacher.head(teacher_states)
-            return self.divergence(student_logits, teacher_logits)
-
-        states = (gather(model.last, batch.response_positions) for model in (student, teacher))
-        return sum_over_logits(per_token, self.student, *states)
+        states, teacher_states = (gather(model.last, batch.response_positions) for model in (student, teacher))
+        return sum_over_logits(self.divergence, self.student, states, teacher=(self.teacher, teacher_states))
 
 
 def cross_entropy_sum(model: SplitModel, states: Tensor, batch: TokenBatch) -> Tensor:

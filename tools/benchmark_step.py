@@ -40,6 +40,7 @@ from distillm.arguments import PRECISIONS, DistillationArguments, PairArguments,
 from distillm.distributed import World
 from distillm.layer_schedule import layer_schedule
 from distillm.method import Method
+from distillm.models.loading import fuse_gelu
 from distillm.models.precision import resolve_precision
 from distillm.models.split_model import SplitModel, freeze
 from distillm.objective import Objective
@@ -76,27 +77,26 @@ def main() -> None:
     options = parser().parse_args()
     world = World(0, 1, torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"))
     precision = resolve_precision(options.precision, world.device)
-    peak = matmul_speed(precision, world.device)
-    print(
-        f"{precision} on {world.device.type}, {torch.get_num_threads()} threads: {peak / 1e9:.0f} GFLOP/s in products"
-    )
+    print(f"{precision} on {world.device.type}, {torch.get_num_threads()} threads")
     for name in options.types:
         steps = build(name, options, precision, world)
-        floor = flops(steps, options) / peak
-        ours = measure(steps.take, steps, options.steps)
-        print(f"{name}: floor {floor:.2f} s; ours {ours.describe(floor)}; {ours.phases}", flush=True)
+        needed = flops(steps, options)
+        ours = measure(steps.take, steps, options.steps, needed)
+        print(f"{name}: ours {ours.describe()}; {ours.phases}", flush=True)
         if not options.without_plain and name != FIELD:
             plain = PlainStep(steps, Method.parse(name), options.max_length)
-            theirs = measure(plain.take, steps, options.steps)
-            ratio = f"time {theirs.seconds / ours.seconds:.2f}, memory {ours.memory / max(theirs.memory, 1):.2f}"
-            print(f"{name}: plain {theirs.describe(floor)}; plain / ours {ratio} (ours / plain)", flush=True)
+            theirs = measure(plain.take, steps, options.steps, needed)
+            ratio = f"plain / ours: time {theirs.seconds / ours.seconds:.2f}, memory {theirs.memory / ours.memory:.2f}"
+            print(f"{name}: plain {theirs.describe()}; {ratio}", flush=True)
 
 
 def make_model(layers: int, width: int, options: argparse.Namespace, seed: int) -> GPT2LMHeadModel:
     torch.manual_seed(seed)
     shape: dict[str, Any] = {"n_layer": layers, "n_embd": width, "n_head": width // 64 or 1}
     shape |= {"vocab_size": options.vocabulary, "n_positions": options.max_length, "bos_token_id": 0, "eos_token_id": 0}
-    return GPT2LMHeadModel(GPT2Config(**shape, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0))
+    model = GPT2LMHeadModel(GPT2Config(**shape, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0))
+    fuse_gelu(model)
+    return model
 
 
 def make_rows(options: argparse.Namespace) -> list[Row]:
@@ -159,26 +159,28 @@ def build(name: str, options: argparse.Namespace, precision: str, world: World) 
 
 
 class Measured:
-    """The median step, its phases, its tokens and its peak memory."""
+    """The median step beside its floor (both of the same minutes), its phases, its tokens and its peak memory."""
 
-    def __init__(self, seconds: list[float], phases: dict[str, list[float]], tokens: int, memory: int):
-        self.seconds, self.tokens, self.memory = statistics.median(seconds), tokens, memory
+    def __init__(
+        self, seconds: list[float], floors: list[float], phases: dict[str, list[float]], tokens: int, memory: int
+    ):
+        self.seconds, self.floor = statistics.median(seconds), statistics.median(floors)
+        self.tokens, self.memory = tokens, memory
         medians = {name: statistics.median(values) for name, values in phases.items() if values}
         self.phases = ", ".join(f"{name} {value:.2f}" for name, value in medians.items())
 
-    def describe(self, floor: float) -> str:
-        speed = self.tokens / self.seconds
-        return (
-            f"{self.seconds:.2f} s ({self.seconds / floor:.2f} x floor), {speed:.0f} tokens/s, {self.memory >> 20} MiB"
-        )
+    def describe(self) -> str:
+        times = f"{self.seconds:.2f} s ({self.seconds / self.floor:.2f} x floor of {self.floor:.2f})"
+        return f"{times}, {self.tokens / self.seconds:.0f} tokens/s, {self.memory >> 20} MiB"
 
 
-def measure(take: Callable[[int], Any], steps: OptimiserSteps, count: int) -> Measured:
-    """Time `count` steps after one that warms up."""
+def measure(take: Callable[[int], Any], steps: OptimiserSteps, count: int, flops: float) -> Measured:
+    """Time `count` steps after one that warms up, each beside the speed that the machine has at that moment."""
     take(1)
     phases: dict[str, list[float]] = defaultdict(list)
-    seconds, memory = [], 0
+    seconds, floors, memory = [], [], 0
     for number in range(2, count + 2):
+        floors.append(flops / matmul_speed(steps.precision, steps.world.device))
         resting = reset_peak(steps.world.device)
         with phases_of(steps, phases):
             started = now(steps.world.device)
@@ -187,7 +189,7 @@ def measure(take: Callable[[int], Any], steps: OptimiserSteps, count: int) -> Me
         gradients = sum(p.numel() * p.element_size() for p in steps.engine.module.parameters() if p.requires_grad)
         memory = max(memory, peak(steps.world.device) - resting - gradients)
     batches = [batch for part in steps.prepare(1) for batch in part.values()]
-    return Measured(seconds, phases, sum(len(batch.token_positions) for batch in batches), memory)
+    return Measured(seconds, floors, phases, sum(len(batch.token_positions) for batch in batches), memory)
 
 
 @contextmanager
@@ -250,7 +252,7 @@ def matmul_speed(precision: str, device: torch.device) -> float:
     size = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     seconds = []
-    for _ in range(5):
+    for _ in range(8):
         started = now(device)
         a @ b
         seconds.append(now(device) - started)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.activations import NewGELUActivation
 from transformers.utils import logging as transformers_logging
 
 from data_utils.errors import Reading, UserError
@@ -77,11 +78,20 @@ def load_causal_lm(
         )
     model, report = loaded
     check_complete(report, path)
+    fuse_gelu(model)
     if adapter_path is None:
         return model
     with Reading(adapter_path, fetch_hint(adapter_path)):
         adapted = load_adapter(model, adapter_path, trainable_adapter)
         return adapted if trainable_adapter else adapted.merge_and_unload()
+
+
+def fuse_gelu(model: nn.Module) -> None:
+    """Compute GPT-2's activation, which Transformers writes as eight operations, as the one that it is."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, nn.GELU(approximate="tanh"))
 
 
 def weight_bytes(folder: str) -> int:

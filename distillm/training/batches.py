@@ -32,8 +32,9 @@ class StepBatches:
         self.order = ShuffledOrder(len(dataset), rows_per_step, keyed_seed(training.seed, purpose))
         self.steps_per_epoch = self.order.steps_per_epoch
         if rows_per_step > len(dataset) and world.is_main:
+            sizes = f"a step takes {rows_per_step} rows, but the data has {len(dataset)}"
             advice = "they repeat within it; lower --batch-size or --gradient-accumulation-steps"
-            print(f"warning: a step takes {rows_per_step} rows, but the data has {len(dataset)}: {advice}", file=sys.stderr)
+            print(f"warning: {sizes}: {advice}", file=sys.stderr)
 
     def rows(self, step: int) -> list[Any]:
         """Return the data set's rows of a step counted from 1, the same on every rank."""

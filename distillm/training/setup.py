@@ -111,8 +111,8 @@ def load_rows(folder: str, split: str, num_rows: int, data: DataArguments, model
     dataset = InstructionDataset(folder, split, data.max_length, data.max_prompt_length, num_rows)
     if dataset.largest_id >= student.vocab_size:
         raise UserError(
-            f"{folder} holds token id {dataset.largest_id}, but the student's vocabulary has {student.vocab_size} entries; "
-            "process the data with the student's tokenizer"
+            f"{folder} holds token id {dataset.largest_id}, but the student's vocabulary has {student.vocab_size} "
+            "entries; process the data with the student's tokenizer"
         )
     return dataset
 

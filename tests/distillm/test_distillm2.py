@@ -165,7 +165,7 @@ def test_a_masked_vocabulary_entry_gives_no_nan():
 
 
 def test_an_odd_number_of_rows_and_an_unknown_version_are_refused():
-    with pytest.raises(ValueError, match="3 is odd"):
+    with pytest.raises(ValueError, match="3 rows are odd"):
         contrastive_loss(torch.zeros(3, 1, 2), torch.zeros(3, 1, 2), torch.zeros(3, 1, dtype=torch.long))
     with pytest.raises(ValueError, match="v3"):
         pair_divergences("v3")

@@ -145,7 +145,7 @@ def test_columns_that_are_not_text_are_refused(tokenizer, tmp_path, kinds):
     try:
         assert len(PairDataset(folder, "train", tokenizer, 400, 300)) == 2
     except UserError as error:
-        assert "is not all text" in one_line(error) and set(kinds) != {"text"}
+        assert "must hold only text" in one_line(error) and set(kinds) != {"text"}
     else:
         assert set(kinds) == {"text"}
 
@@ -266,5 +266,5 @@ def test_bug_a_damaged_arrow_file_was_read_out_of_its_bounds(pair_folder, tokeni
     offsets = b"".join(n.to_bytes(4, "little") for n in (0, 2, 4, 6, 8, 10))
     assert offsets in content
     path.write_bytes(content.replace(offsets, offsets[:-4] + (1 << 30).to_bytes(4, "little")))
-    with pytest.raises(UserError, match="make it anew with tools/build_response_pairs"):
+    with pytest.raises(UserError, match="make it again with tools/build_response_pairs"):
         PairDataset(folder, "train", tokenizer, 400, 300)

@@ -20,7 +20,7 @@ def test_a_step_larger_than_the_data_is_said_once_with_both_numbers(batch_size, 
     for step in range(1, 4):
         batches.split(batches.rows(step))
     said = capsys.readouterr().err
-    assert said.count("warning: a step takes 9 rows, the data has 8: they repeat") == said.count("\n") == warned
+    assert said.count("warning: a step takes 9 rows, but the data has 8: they repeat") == said.count("\n") == warned
 
 
 def test_only_one_process_says_it(capsys):
