@@ -21,10 +21,16 @@ EXCLUDED = -1e4
 
 def log_probabilities(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
     """Return (log q, log p), `[..., V]` fp32, with `EXCLUDED` in both where either model's logit is -inf."""
+    log_q, log_p = (logits.float().log_softmax(-1) for logits in (student_logits, teacher_logits))
+    if _all_finite_on_cpu(student_logits) and _all_finite_on_cpu(teacher_logits):
+        return log_q, log_p
     excluded = torch.isneginf(student_logits) | torch.isneginf(teacher_logits)
-    log_q = student_logits.float().log_softmax(-1).masked_fill(excluded, EXCLUDED)
-    log_p = teacher_logits.float().log_softmax(-1).masked_fill(excluded, EXCLUDED)
-    return log_q, log_p
+    return torch.where(excluded, EXCLUDED, log_q), torch.where(excluded, EXCLUDED, log_p)
+
+
+def _all_finite_on_cpu(logits: Tensor) -> bool:
+    """Say whether nothing has to be excluded, which saves a fifth of the time; a GPU would wait for the answer."""
+    return logits.device.type == "cpu" and logits.numel() > 0 and bool(logits.amin() > -math.inf)
 
 
 def kullback_leibler(log_a: Tensor, log_b: Tensor) -> Tensor:

@@ -185,9 +185,9 @@ def _loss_and_gradient(
     count = max(1, min(count, logits.shape[-2]))
     loss = logits.new_zeros((), dtype=torch.float32)
     for part, *others in split((logits, *tensors), count):
-        values = part.detach().requires_grad_(learns)
+        values = part.detach().contiguous().requires_grad_(learns)
         with torch.set_grad_enabled(learns):
-            of_slice = per_token(values, *others).sum()
+            of_slice = per_token(values, *(tensor.contiguous() for tensor in others)).sum()
         loss += of_slice.detach()
         if learns:
             part.copy_(_gradients(of_slice, [values], scale)[0])

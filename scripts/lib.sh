@@ -73,6 +73,8 @@ launch() {
     export OMP_NUM_THREADS TORCH_ELASTIC_SHUTDOWN_TIMEOUT
   fi
   keep_last "${@:2}"
+  # On a CPU: keep freed memory, which a step would have to fault in again, and use large pages (docs/performance.md).
+  export MALLOC_TRIM_THRESHOLD_=1000000000000 MALLOC_MMAP_THRESHOLD_=33554432 THP_MEM_ALLOC_ENABLE=1
   execute "${command[@]}" "$BASE_PATH/$1" "${OPTIONS[@]}"
 }
 

@@ -11,6 +11,7 @@ same run. Memory is what a step needs at its peak above weights, gradients, mome
 """
 
 import argparse
+import ctypes
 import statistics
 import sys
 import time
@@ -178,16 +179,17 @@ def measure(take: Callable[[int], Any], steps: OptimiserSteps, count: int, flops
     """Time `count` steps after one that warms up, each beside the speed that the machine has at that moment."""
     take(1)
     phases: dict[str, list[float]] = defaultdict(list)
-    seconds, floors, memory = [], [], 0
+    seconds, floors = [], []
     for number in range(2, count + 2):
         floors.append(flops / matmul_speed(steps.precision, steps.world.device))
-        resting = reset_peak(steps.world.device)
         with phases_of(steps, phases):
             started = now(steps.world.device)
             take(number)
             seconds.append(now(steps.world.device) - started)
-        gradients = sum(p.numel() * p.element_size() for p in steps.engine.module.parameters() if p.requires_grad)
-        memory = max(memory, peak(steps.world.device) - resting - gradients)
+    resting = reset_peak(steps.world.device)
+    take(count + 2)
+    gradients = sum(p.numel() * p.element_size() for p in steps.engine.module.parameters() if p.requires_grad)
+    memory = peak(steps.world.device) - resting - gradients
     batches = [batch for part in steps.prepare(1) for batch in part.values()]
     return Measured(seconds, floors, phases, sum(len(batch.token_positions) for batch in batches), memory)
 
@@ -233,6 +235,7 @@ def reset_peak(device: torch.device) -> int:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
+    ctypes.CDLL(None).malloc_trim(0)  # what the allocator keeps is not in use
     Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
 

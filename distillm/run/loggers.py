@@ -19,6 +19,7 @@ from data_utils.errors import UserError
 from data_utils.files import Writing, atomic_file
 
 Record = Mapping[str, Any]
+SPEED = ("seconds_per_step", "tokens_per_second")
 
 
 class Logger:
@@ -62,12 +63,16 @@ class MultiLogger(Logger):
 
 @dataclass
 class JsonLinesLogger(Logger):
-    """One JSON object per line, appended and flushed at once, so that a killed run keeps its history."""
+    """One JSON object per line, appended and flushed at once, so that a killed run keeps its history.
+
+    Speed is left out: equal runs write equal files.
+    """
 
     path: Path
 
     def log(self, record: Record) -> None:
-        _append(self.path, json.dumps(record, ensure_ascii=False))
+        numbers = {name: value for name, value in record.items() if name not in SPEED}
+        _append(self.path, json.dumps(numbers, ensure_ascii=False))
 
     def begin(self, overview: Sequence[str], step: int | None, records: int) -> None:
         if not self.path.exists():

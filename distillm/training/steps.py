@@ -46,6 +46,7 @@ class OptimiserSteps:
         self.log_gradients = log_gradients
         self.term_gradients = TermGradients(objective, watched.parameters(), world)
         self.interrupted = False  # some process was asked to stop
+        self.tokens = 0  # of the last step, on all processes
 
     def take(self, step: int) -> Tensor:
         """Take a step (from 1); return its terms, summed over all ranks, and its gradient norm: `[terms + 1]`.
@@ -65,7 +66,9 @@ class OptimiserSteps:
             self.engine.backward(self.objective.loss(terms))
             summed += terms.detach()
         try:
-            terms, asked = self.world.sum(torch.cat([summed, request(summed)])).split([len(summed), 1])
+            tokens = sum(int(batch.token_counts.sum()) for part in micro_batches for batch in part.values())
+            numbers = self.world.sum(torch.cat([summed, summed.new_tensor([tokens]), request(summed)]))
+            terms, self.tokens, asked = numbers[:-2], int(numbers[-2]), numbers[-1]
             if not terms.isfinite().all():  # on any rank, so that none waits for another
                 raise NonFiniteError("the loss is not finite")
             self.interrupted = bool(asked > 0)

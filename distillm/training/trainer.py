@@ -18,7 +18,7 @@ from distillm.interruption import FAREWELL, Interrupted, listening
 from distillm.objective import Progress
 from distillm.progress_bar import progress_bar
 from distillm.run.folder import FINISHED
-from distillm.run.loggers import Logger
+from distillm.run.loggers import SPEED, Logger
 from distillm.training.checkpoint import Checkpointable, Checkpoints
 from distillm.training.overview import describe_end
 from distillm.training.steps import OptimiserSteps
@@ -58,6 +58,26 @@ class TrainerState:
         vars(self).update(state, pending=[torch.tensor(result) for result in state["pending"]])
 
 
+@dataclass
+class Speed:
+    """What the steps since the last log line took."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+
+    def add(self, seconds: float, tokens: int) -> None:
+        self.steps, self.seconds, self.tokens = self.steps + 1, self.seconds + seconds, self.tokens + tokens
+
+    def read(self) -> dict[str, float]:
+        """Return the means and begin anew; nothing after a resumption without a step."""
+        if self.steps == 0:
+            return {}
+        means = self.seconds / self.steps, self.tokens / self.seconds
+        self.steps, self.seconds, self.tokens = 0, 0.0, 0
+        return dict(zip(SPEED, means, strict=True))
+
+
 class Trainer:
     """Takes the steps of a schedule to its end and leaves the best model in the save folder."""
 
@@ -77,6 +97,7 @@ class Trainer:
         self.logger, self.overview, self.world = logger, overview, steps.world
         self.save = Path(self.training.save)
         self.state = TrainerState()
+        self.speed = Speed()
         parts = [self.state, steps.policy, *callbacks]
         self.checkpoints = Checkpoints(self.save / "checkpoints", steps.engine, parts, self.world)
 
@@ -123,7 +144,9 @@ class Trainer:
             while state.step < total:
                 if self.steps.interrupted:
                     raise Interrupted
+                started = time.perf_counter()
                 state.pending.append(self.steps.take(state.step + 1))
+                self.speed.add(time.perf_counter() - started, self.steps.tokens)
                 state.step, state.work_done = state.step + 1, 0
                 bar.update()
                 self._after_step()
@@ -162,7 +185,7 @@ class Trainer:
         state.pending = []
         terms, norm = means[:-1], float(means[-1])
         record = {"loss": float(steps.objective.loss(terms)), **steps.named(terms), "gradient_norm": norm}
-        record |= {"lr": self.schedule.learning_rate(state.step), **steps.policy.description()}
+        record |= {"lr": self.schedule.learning_rate(state.step), **steps.policy.description(), **self.speed.read()}
         if steps.term_gradients.gradients:
             record |= steps.term_gradients.norms()
         self._record(record)

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import finetune
+from distillm.run.loggers import SPEED
 from tests.entry.every_method import FIELDS, command_of
 from tests.entry.outputs import contents, read_log, steps_with
 from tests.entry.processes import call
@@ -65,6 +66,16 @@ def test_the_log_has_every_step_and_every_validation(trained):
     assert steps_with(log, "dev_loss") == [0, 6, 12, 18]
     text = (trained / "training.log").read_text()
     assert "\nstarted\n" in text and "step 18 | epoch 3 | loss " in text
+
+
+def test_every_log_line_of_training_tells_its_speed_and_log_jsonl_does_not_so_that_equal_runs_are_equal(trained):
+    lines = [line for line in (trained / "training.log").read_text().splitlines() if "| loss " in line]
+    assert len(lines) == 9
+    for line in lines:
+        numbers = dict(part.rsplit(" ", 1) for part in line.split(" | "))
+        seconds, tokens = float(numbers["seconds_per_step"]), float(numbers["tokens_per_second"])
+        assert seconds > 0 and 4 * 20 < seconds * tokens < 4 * 200  # rows and chunks of the corpus
+    assert not any(name in record for record in read_log(trained) for name in SPEED)
 
 
 @pytest.mark.parametrize("name", ["lm", *FIELDS[:1]])

@@ -60,6 +60,7 @@ def serve(listener: socket.socket) -> None:
     import datasets  # noqa: F401
     import deepspeed  # noqa: F401
     import matplotlib.pyplot  # noqa: F401
+    import nltk.stem.porter  # noqa: F401
     import peft  # noqa: F401
     import torch  # noqa: F401
     import transformers  # noqa: F401
