@@ -278,10 +278,7 @@ def flops(steps: OptimiserSteps, options: argparse.Namespace) -> float:
     learns = 3 if objective.student_learns else 1
     total = 0.0
     for model, factor in ((student, learns), (teacher, 1)):
-        last = (
-            model.layers[-1] if model is teacher and all(t.name == "velocity_field" for t in objective.terms) else None
-        )
-        blocks = list(model.blocks)[:last]
+        blocks = list(model.blocks)[: model.layers[-1] if objective.terms[0].name == "velocity_field" else None]
         matrices = sum(p.numel() for block in blocks for p in block.parameters() if p.ndim == 2)
         attention = 2 * len(blocks) * model.config.hidden_size * float((counts * (counts + 1) / 2).sum())
         total += factor * 2 * (matrices * tokens + attention)

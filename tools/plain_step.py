@@ -24,9 +24,13 @@ class PlainStep:
     def __init__(self, steps: OptimiserSteps, method: Method, max_length: int):
         assert steps.objective.teacher is not None
         self.method, self.device, self.precision = method, steps.world.device, steps.precision
+        self.step_size = 0.5  # of CONTRA
         self.student, self.teacher = steps.objective.student, steps.objective.teacher
         self.optimizer = torch.optim.AdamW(self.student.model.parameters(), lr=1e-5, weight_decay=1e-2)
         self.terms = {term.name: term for term in steps.objective.terms}
+        for term in steps.objective.terms:
+            if isinstance(term, AlignmentTerm):
+                term.velocity_field.eval()
         rows = steps.batches.rows(1)
         if isinstance(rows[0], Pair):
             rows = [pair.chosen for pair in rows] + [pair.rejected for pair in rows]
@@ -105,7 +109,7 @@ class PlainStep:
         for pair, layer in enumerate(self.student.layers):
             state = term.projector(student_states[layer])
             with torch.no_grad():
-                target = state + 0.5 * term.velocity_field(state.flatten(0, 1), 0.0, pair).view_as(state)
+                target = state + self.step_size * term.velocity_field(state.flatten(0, 1), 0.0, pair).view_as(state)
             values = 1 - F.cosine_similarity(state.float(), target.float(), dim=-1)
             total = total + (values * counted).sum() / counted.sum()
         return total / len(self.student.layers)

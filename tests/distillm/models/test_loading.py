@@ -5,10 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from transformers.activations import NewGELUActivation
 
 from data_utils.errors import UserError
 from distillm.models.checks import check_model_type
 from distillm.models.loading import load_causal_lm, load_tokenizer
+from tests.distillm.tiny import make_gpt2
 
 
 def change_config(folder: Path, **values) -> None:
@@ -59,6 +62,16 @@ def test_bug_weights_of_other_names_are_refused_and_not_left_random(damaged):
     change_config(damaged, num_hidden_layers=6)
     with pytest.raises(UserError, match=r"its weights lack model\.layers\.4"):
         load_causal_lm(str(damaged))
+
+
+def test_the_fused_activation_of_gpt2_computes_what_transformers_does(tmp_path):
+    model = make_gpt2(16, 2)
+    assert any(isinstance(module, NewGELUActivation) for module in model.modules())
+    model.save_pretrained(tmp_path)
+    fused = load_causal_lm(str(tmp_path))
+    assert not any(isinstance(module, NewGELUActivation) for module in fused.modules())
+    ids = torch.tensor([[1, 5, 9, 3]])
+    torch.testing.assert_close(fused(input_ids=ids).logits, model.eval()(input_ids=ids).logits, rtol=1e-5, atol=1e-6)
 
 
 def test_an_adapter_folder_without_an_adapter_is_refused(llama_folder, tmp_path):
