@@ -82,7 +82,8 @@ class EndingGenerator(ResponseGenerator):
 
 def generation_seconds(options: Namespace, world: World) -> tuple[float, float]:
     """Return the seconds of the plain form and of ours; both must give the same responses."""
-    model = make_model(options.layers, options.width, options, seed=0).to(world.device).eval()
+    model: Any = make_model(options.layers, options.width, options, seed=0)
+    model.to(world.device).eval()
     rows, half = make_rows(options), options.max_length // 2
     prompts, lengths = [row.prompt for row in rows], [len(row.response) for row in rows]
     uniforms = np.repeat(np.array(lengths, dtype=np.float64)[:, None], half, axis=1)
