@@ -43,7 +43,8 @@ FAMILIES = {
     "tiny": ([], {}),
 }
 
-LIKE_ANOTHER = {"openllama2"}  # llama2's scripts with other models and numbers, which dry runs check
+# The scripts of llama2 and gpt2 with other models and numbers, which dry runs check.
+LIKE_ANOTHER = {"openllama2", "qwen2.5"}
 
 
 @pytest.fixture(scope="session")
