@@ -15,7 +15,8 @@ from torch import Tensor
 
 from data_utils.randomness import keyed_generator
 
-LINE = 512  # tokens of a packed line: attention costs more in longer ones, padding more in shorter ones
+LINE = 512  # tokens of a packed line at most, if no row is longer
+ATTENTION = 1024  # tokens of a line at which attention costs as much as the rest, roughly, for a width of 256
 IGNORED = -100  # the label of a position that no loss counts; PyTorch's own default
 
 T = TypeVar("T")
@@ -106,9 +107,24 @@ def collate(rows: Sequence[Row], pad_id: int, *, packed: bool = True, multiple: 
     )
 
 
-def pack(sizes: Sequence[int], line: int = LINE) -> list[list[int]]:
-    """Share rows out to as few lines of about `line` tokens as hold them, equally full: row indices of each line."""
-    num_lines = -(-sum(sizes) // max(line, *sizes, 1)) or 1
+def pack(sizes: Sequence[int]) -> list[list[int]]:
+    """Share rows out to lines so that they cost a model least: row indices of each line.
+
+    A line's cost is its length, plus that of attention, which compares all of its tokens.
+    """
+    fewest = -(-sum(sizes) // max(LINE, *sizes, 1)) or 1
+    counts = {min(fewest << doublings, len(sizes)) for doublings in range(len(sizes).bit_length() + 1)}
+    options = [_share_out(sizes, count) for count in sorted(counts)]
+
+    def cost(lines: list[list[int]]) -> float:
+        fullest = max(sum(sizes[index] for index in line) for line in lines)
+        return len(lines) * fullest * (1 + fullest / ATTENTION)
+
+    return min(options, key=cost)
+
+
+def _share_out(sizes: Sequence[int], num_lines: int) -> list[list[int]]:
+    """Share rows out to equally full lines, the longest first."""
     lines: list[list[int]] = [[] for _ in range(num_lines)]
     filled = [0] * num_lines
     for index in sorted(range(len(sizes)), key=lambda index: -sizes[index]):

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_utils.batching import Row, ShuffledOrder, collate, pack, split_step
+from data_utils.batching import ATTENTION, LINE, Row, ShuffledOrder, collate, pack, split_step
 
 PAD = 0
 token_ids = st.integers(1, 99)
@@ -51,13 +51,23 @@ def test_an_unpacked_batch_is_as_wide_as_its_longest_row_rounded_up_to_8_and_mas
 
 
 @settings(max_examples=100, deadline=None)
-@given(sizes=st.lists(st.integers(0, 60), min_size=1, max_size=30), line=st.integers(1, 200))
-def test_packing_puts_each_row_into_one_line_and_fills_few_lines_alike(sizes, line):
-    lines = pack(sizes, line)
+@given(sizes=st.lists(st.integers(0, 600), min_size=1, max_size=40))
+def test_packing_puts_each_row_into_one_line_and_costs_at_most_what_padding_costs(sizes):
+    lines = pack(sizes)
     assert sorted(chain(*lines)) == list(range(len(sizes)))
-    filled = [sum(sizes[index] for index in rows) for rows in lines]
-    assert len(lines) <= max(1, -(-sum(sizes) // max(line, *sizes)))
-    assert max(filled) <= sum(sizes) / len(lines) + max(sizes)
+    fullest = max(sum(sizes[index] for index in rows) for rows in lines)
+    assert fullest < LINE + max(sizes)
+
+    def cost(num_lines, length):
+        return num_lines * length * (1 + length / ATTENTION)
+
+    assert cost(len(lines), fullest) <= cost(len(sizes), max(sizes))
+
+
+def test_short_rows_share_lines_and_rows_of_one_length_keep_their_own_where_that_costs_less():
+    assert pack([300, 60, 50, 40, 30]) == [[0, 1, 2, 3, 4]]
+    assert pack([300, 280, 20, 10]) == [[0, 3], [1, 2]]
+    assert pack([500] * 4) == [[0], [1], [2], [3]]
 
 
 def test_a_packed_line_by_hand():
