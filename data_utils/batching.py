@@ -113,7 +113,7 @@ def pack(sizes: Sequence[int]) -> list[list[int]]:
     A line's cost is its length, plus that of attention, which compares all of its tokens.
     """
     fewest = -(-sum(sizes) // max(LINE, *sizes, 1)) or 1
-    counts = {min(fewest << doublings, len(sizes)) for doublings in range(len(sizes).bit_length() + 1)}
+    counts = {len(sizes), *(count for k in range(40) if (count := int(fewest * 1.15**k)) < len(sizes))}
     options = [_share_out(sizes, count) for count in sorted(counts)]
 
     def cost(lines: list[list[int]]) -> float:
