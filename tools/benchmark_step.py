@@ -42,7 +42,7 @@ from distillm.distributed import World
 from distillm.layer_schedule import layer_schedule
 from distillm.method import Method
 from distillm.models.loading import fuse_gelu
-from distillm.models.precision import resolve_precision
+from distillm.models.precision import DTYPES, resolve_precision
 from distillm.models.split_model import SplitModel, freeze
 from distillm.objective import Objective
 from distillm.terms import make_terms
@@ -119,7 +119,7 @@ def build(name: str, options: argparse.Namespace, precision: str, world: World) 
     student, teacher = (SplitModel(model.to(world.device)) for model in models)
     freeze(teacher.model)
     if precision != "fp32":
-        teacher.model.to({"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
+        teacher.model.to(DTYPES[precision])
     for model in (student, teacher):
         if method.needs_hidden_states:
             model.layers = layer_schedule(model.config.num_hidden_layers, options.num_distill_layers)
@@ -251,7 +251,7 @@ def _status(name: str) -> int:
 
 def matmul_speed(precision: str, device: torch.device) -> float:
     """Return the floating-point operations per second of a large matrix product."""
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    dtype = DTYPES[precision]
     size = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     seconds = []

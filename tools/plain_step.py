@@ -28,9 +28,6 @@ class PlainStep:
         self.student, self.teacher = steps.objective.student, steps.objective.teacher
         self.optimizer = torch.optim.AdamW(self.student.model.parameters(), lr=1e-5, weight_decay=1e-2)
         self.terms = {term.name: term for term in steps.objective.terms}
-        for term in steps.objective.terms:
-            if isinstance(term, AlignmentTerm):
-                term.velocity_field.eval()
         rows = steps.batches.rows(1)
         if isinstance(rows[0], Pair):
             rows = [pair.chosen for pair in rows] + [pair.rejected for pair in rows]
@@ -104,6 +101,7 @@ class PlainStep:
     def contra_loss(self, student_states: Any) -> Tensor:
         term = self.terms["contra"]
         assert isinstance(term, AlignmentTerm)
+        term.velocity_field.eval()
         counted = (self.labels != -100).float()
         total = counted.new_zeros(())
         for pair, layer in enumerate(self.student.layers):

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
-    DynamicCache,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
@@ -133,7 +132,7 @@ class ResponseGenerator:
 
     def _respond_batch(self, model: nn.Module, prompts: list[list[int]], uniforms: np.ndarray) -> list[list[int]]:
         """Answer some prompts, dropping rows from the batch as they end."""
-        device, cache = self.world.device, DynamicCache()
+        device, cache = self.world.device, None
         numbers = torch.from_numpy(uniforms).to(device)
         ids = left_padded(prompts, self.pad_id).to(device)
         mask = left_padded([[1] * len(prompt) for prompt in prompts], 0).to(device)
@@ -141,7 +140,7 @@ class ResponseGenerator:
         answers: list[list[int]] = [[] for _ in prompts]
         unfinished = list(range(len(prompts)))
         while unfinished:
-            ids = model.generate(  # type: ignore[operator]
+            output = model.generate(  # type: ignore[operator]
                 input_ids=ids,
                 attention_mask=mask,
                 past_key_values=cache,
@@ -150,13 +149,15 @@ class ResponseGenerator:
                 stopping_criteria=self._stopping(width),
                 synced_gpus=self.sharded,
             )
+            ids, cache = output.sequences, output.get("past_key_values")  # none: the next call begins anew
             for index, answer in zip(unfinished, ids[:, width:].tolist(), strict=True):
                 answers[index] = until_eos(answer, self.eos_id)
             full = ids.shape[1] == width + self.max_new_tokens
             left = [i for i, index in enumerate(unfinished) if not (full or self.eos_id in answers[index])]
             if left:
                 chosen = torch.tensor(left, device=device)
-                cache.batch_select_indices(chosen)
+                if cache is not None:
+                    cache.batch_select_indices(chosen)
                 ids, mask, numbers = ids[chosen], mask[chosen], numbers[chosen]
                 mask = torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)
             unfinished = [unfinished[i] for i in left]
@@ -171,6 +172,7 @@ class ResponseGenerator:
             no_repeat_ngram_size=self.decoding.no_repeat_ngram_size,
             repetition_penalty=self.decoding.repetition_penalty,
             use_cache=True,
+            return_dict_in_generate=True,
         )
 
     def _stopping(self, prompt_width: int) -> StoppingCriteriaList:

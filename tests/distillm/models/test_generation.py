@@ -3,7 +3,14 @@ import copy
 import numpy as np
 import pytest
 import torch
-from transformers import GenerationConfig, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import (
+    GenerationConfig,
+    MambaConfig,
+    MambaForCausalLM,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from data_utils.errors import UserError
 from distillm.arguments import DecodingArguments
@@ -232,6 +239,15 @@ def test_rows_that_have_ended_leave_the_batch(student_model, ids_tokenizer, monk
     assert together == alone
     tokens, longest = sum(map(len, alone)), max(map(len, alone))
     assert tokens <= sum(computed) < 1.5 * tokens < 0.7 * 42 * longest
+
+
+def test_bug_a_model_without_an_attention_cache_could_not_generate(ids_tokenizer):
+    """It was handed one; without one, the rows that go on are read again."""
+    torch.manual_seed(0)
+    model = MambaForCausalLM(MambaConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2))
+    alone = respond(model, ids_tokenizer, 1, max_new_tokens=25)
+    assert respond(model, ids_tokenizer, 7, max_new_tokens=25) == alone
+    assert len({len(response) for response in alone}) > 1
 
 
 def test_prompts_are_padded_on_the_left():
